@@ -1,0 +1,58 @@
+# Everything that people and CI run. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CARGO := $(shell command -v cargo 2>/dev/null || ls $(HOME)/.cargo/bin/cargo 2>/dev/null)
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloudstate-knative/target
+ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name 'Cargo.*' -o -name 'pyproject.toml' 2>/dev/null)
+
+.PHONY: help setup demo test e2e bench lint gen results clean
+help:            ## list the targets
+	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed $(VENV)/.engine ## install everything into .venv and build the native engine
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.installed: setup.cfg pyproject.toml sdk/python/setup.cfg | $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[cli,dev]' -e sdk/python
+	@touch $@
+
+$(VENV)/.engine: $(ENGINE_SOURCES) $(VENV)/.installed
+ifneq ($(CARGO),)
+	VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(dir $(CARGO)):$$PATH" $(BIN)/maturin develop --quiet --release -m engine/Cargo.toml
+else
+	@echo "no Rust toolchain: the grpcio backend serves instead of the native engine"
+endif
+	@touch $@
+
+demo: setup      ## the shopping cart from zero, through load and a crash, and back (under a minute)
+	PYTHONPATH=samples/shopping-cart $(BIN)/python -m demo
+
+test: setup      ## lint, types, contracts, stubs and all tests
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -q --junitxml=build/tests.xml
+
+lint: setup      ## ruff, mypy --strict, import contracts, stub drift
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/gen_protos.py --check
+
+gen: setup       ## generate the committed protobuf stubs
+	$(BIN)/python tools/gen_protos.py
+
+e2e: setup       ## the local journey through real processes
+	$(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml
+
+bench: setup     ## measure against the peers (Go, Rust and grpcio), write build/results/bench.json
+	$(BIN)/python -m bench
+
+results: setup   ## print every result as one table
+	$(BIN)/python -m kn_cloudstate.results
+
+clean:           ## remove what was built here
+	rm -rf build $(VENV)

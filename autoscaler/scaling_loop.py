@@ -1,0 +1,155 @@
+"""The loop of one revision: statistics in, a decision each tick, pods started, drained and stopped through a driver.
+
+The decisions are `RevisionScaler` and `fleet.step`; placement knows which shards a pod still owns. The same loop runs on one machine
+and on a cluster: only the `PodDriver` differs. A request at zero is decided on at once, not at the next tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from autoscaler.fleet import Phase, PodView, step
+from autoscaler.revision_scaler import RevisionScaler, ScaleDecision
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod as its driver knows it."""
+
+    name: str
+    phase: Phase
+    started_at: float
+
+
+class PodDriver(Protocol):
+    """Starts and stops the pods of one revision."""
+
+    def pods(self) -> Sequence[Pod]:
+        """Every pod that has been started and has not ended."""
+
+    async def start(self) -> None:
+        """Begin to start one more pod."""
+
+    async def stop(self, name: str) -> None:
+        """Begin to stop a pod gracefully."""
+
+
+class ShardsOfPods(Protocol):
+    """What the loop needs to know and say about shards."""
+
+    def load_of_pod(self, pod: str) -> float:
+        """Load of the shards the pod owns."""
+
+    def shards_of_pod(self, pod: str) -> int:
+        """Shards the pod owns or is about to receive."""
+
+    def is_member(self, pod: str) -> bool:
+        """True once the pod takes commands."""
+
+    def drain_pod(self, pod: str) -> None:
+        """Move the pod's shards away, or free them when no other pod is left."""
+
+
+@dataclass(slots=True)
+class ScalingState:
+    """What the loop last saw and decided, for views and tests."""
+
+    wanted: int = 0
+    ready: int = 0
+    concurrency: float = 0.0
+    decision: ScaleDecision | None = None
+    draining: dict[str, float] = field(default_factory=dict)
+
+
+class ScalingLoop:
+    """Scales one revision. `clock` gives seconds on the clock that all decisions share."""
+
+    def __init__(
+        self,
+        scaler: RevisionScaler,
+        driver: PodDriver,
+        shards: ShardsOfPods,
+        clock: Callable[[], float],
+        tick: float = 2.0,
+        initial_scale: int = 0,
+    ) -> None:
+        self.state = ScalingState(wanted=initial_scale)
+        self._scaler, self._driver, self._shards, self._clock, self._tick = scaler, driver, shards, clock, tick
+        self._latest: dict[str, tuple[float, float]] = {}
+        self._requests = 0.0
+        self._poke = asyncio.Event()
+
+    def on_stats(self, activator: str, concurrency: float, requests: float) -> None:
+        """Statistics of one activator since its last message; a first request at zero is decided on at once."""
+        self._latest[activator] = (self._clock(), concurrency)
+        self._requests += requests
+        if concurrency > 0 and self.state.wanted == 0:
+            self._poke.set()
+
+    def wake(self) -> None:
+        """Decide now: something else than statistics has changed (a pod ended or became ready)."""
+        self._poke.set()
+
+    async def run(self) -> None:
+        """Tick until cancelled. A failing tick is logged and tried again at the next."""
+        while True:
+            try:
+                await self.tick()
+            except Exception:
+                log.exception("a scaling tick failed")
+            try:
+                await asyncio.wait_for(self._poke.wait(), self._tick)
+            except TimeoutError:
+                continue
+            finally:
+                self._poke.clear()
+
+    async def tick(self) -> None:
+        """Record, decide, act once."""
+        now = self._clock()
+        self._record(now)
+        pods = self._driver.pods()
+        self.state.draining = {p.name: at for p in pods if (at := self.state.draining.get(p.name)) is not None}
+        ready = sum(self._is_ready(pod) for pod in pods)
+        decision = self._scaler.decide(now, ready=ready, replicas=len(pods))
+        self.state.ready, self.state.decision, self.state.wanted = ready, decision, decision.replicas_wanted
+        await self._act(now, decision.replicas_wanted, pods)
+
+    def _record(self, now: float) -> None:
+        """Give the scaler the concurrency of all activators heard lately, and the requests since the last tick."""
+        self._latest = {name: entry for name, entry in self._latest.items() if now - entry[0] < 3.0}
+        self.state.concurrency = sum(concurrency for _, concurrency in self._latest.values())
+        self._scaler.record(now, self.state.concurrency, self._requests / self._tick)
+        self._requests = 0.0
+
+    def _is_ready(self, pod: Pod) -> bool:
+        return pod.phase is not Phase.STOPPING and pod.name not in self.state.draining and self._shards.is_member(pod.name)
+
+    async def _act(self, now: float, wanted: int, pods: Sequence[Pod]) -> None:
+        next_step = step(now, wanted, [self._view(pod) for pod in pods])
+        for name in next_step.stop:
+            await self._driver.stop(name)
+        for name in next_step.drain:
+            self.state.draining[name] = now
+            self._shards.drain_pod(name)
+        for _ in range(next_step.start):
+            await self._driver.start()
+
+    def _view(self, pod: Pod) -> PodView:
+        phase = pod.phase
+        if phase is Phase.STARTING and self._shards.is_member(pod.name):
+            phase = Phase.READY
+        return PodView(
+            name=pod.name,
+            phase=phase,
+            started_at=pod.started_at,
+            load=self._shards.load_of_pod(pod.name),
+            owned=self._shards.shards_of_pod(pod.name),
+            draining_since=self.state.draining.get(pod.name),
+        )

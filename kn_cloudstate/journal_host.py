@@ -1,0 +1,49 @@
+"""The one opener of the local SQLite journal: a process that serves it to the pods over gRPC.
+
+Prints `listening HOST:PORT` once it serves; ends on SIGTERM after everything submitted is durable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import pathlib
+import signal
+import sys
+
+from cloudstate_core.journal.api import Journal, JournalError
+from cloudstate_core.journal.server import JournalServer
+from cloudstate_core.journal.sqlite import SqliteJournal
+
+
+async def serve(path: pathlib.Path) -> None:
+    """Serve until SIGTERM or SIGINT."""
+
+    def open_keyspace(keyspace: str, shard_count: int) -> Journal:
+        return SqliteJournal(str(path), keyspace, shard_count)
+
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    server = JournalServer(open_keyspace)
+    port = await server.start("127.0.0.1", 0)
+    print(f"listening 127.0.0.1:{port}", flush=True)
+    await stopped.wait()
+    await server.stop()
+
+
+def main() -> int:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(description="Serve an SQLite journal to the pods of this machine.")
+    parser.add_argument("path", type=pathlib.Path)
+    path: pathlib.Path = parser.parse_args().path
+    try:
+        asyncio.run(serve(path))
+    except JournalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""A whole installation on one machine: journal, leader, activator, and pods that the autoscaler starts and stops.
+
+The same decision code, activator and proxy as on a cluster; only the driver that starts and stops pods differs. Everything that is
+started here is stopped here, in order: front door, pods, leader, journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from autoscaler.coordination import CoordinationServer
+from autoscaler.placement.service import ServicePlacement
+from autoscaler.revision_scaler import RevisionScaler
+from autoscaler.scaling_loop import ScalingLoop
+from autoscaler.settings import effective
+from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from kn_cloudstate.manifests import LocalService
+from kn_cloudstate.pods import LocalPods, free_port
+
+log = logging.getLogger(__name__)
+
+START_LIMIT = 15.0
+"""Seconds until the journal and the activator must answer."""
+
+
+class StartError(Exception):
+    """The installation cannot start: says what, where and which rule."""
+
+
+class ShardsByPod:
+    """A service's placement as the scaling loop sees it: by pod instead of by proxy process."""
+
+    def __init__(self, placement: ServicePlacement, clock: float | None = None) -> None:
+        self._placement = placement
+
+    def _member(self, pod: str) -> str | None:
+        return next((m for m, member in self._placement.members.items() if member.pod == pod), None)
+
+    def load_of_pod(self, pod: str) -> float:
+        """Load of the shards the pod owns."""
+        member = self._member(pod)
+        return 0.0 if member is None else self._placement.load_of(member)
+
+    def shards_of_pod(self, pod: str) -> int:
+        """Shards the pod owns or is about to receive."""
+        member = self._member(pod)
+        return 0 if member is None else sum(member in (e.owner, e.next) for e in self._placement.map.entries)
+
+    def is_member(self, pod: str) -> bool:
+        """True once the pod takes commands."""
+        member = self._member(pod)
+        return member is not None and member in self._placement.ready_members()
+
+    def drain_pod(self, pod: str) -> None:
+        """Move the pod's shards away, or free them when no other pod is left."""
+        if (member := self._member(pod)) is not None:
+            self._placement.drain(time.monotonic(), member)
+
+
+@dataclass(slots=True)
+class RunningService:
+    """One service of a running installation."""
+
+    spec: LocalService
+    placement: ServicePlacement
+    pods: LocalPods
+    loop: ScalingLoop
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Processes:
+    journal: asyncio.subprocess.Process | None = None
+    activator: asyncio.subprocess.Process | None = None
+    open_files: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+class LocalInstallation:
+    """Runs services on this machine. `data` keeps the journal and logs; `port` is the front door's."""
+
+    def __init__(self, services: Sequence[LocalService], data: pathlib.Path, port: int = 9000, tick: float = 2.0) -> None:
+        self.services: dict[str, RunningService] = {}
+        self.admin_port = 0
+        self._specs, self._data, self.port, self._tick = services, data, port, tick
+        self._coordination = CoordinationServer(time.monotonic)
+        self._processes = _Processes()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start everything; pods only as the autoscaler wants them. StartError when a part cannot start."""
+        _require_free(self.port)
+        self._data.mkdir(parents=True, exist_ok=True)
+        journal = await self._start_journal()
+        leader_port = await self._coordination.start("127.0.0.1", 0)
+        environment = {"CLOUDSTATE_JOURNAL": f"remote:{journal}", "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{leader_port}"}
+        for spec in self._specs:
+            self._add(spec, environment)
+        self._coordination.on_stats = self._on_stats
+        self._tasks.append(asyncio.create_task(self._coordination.run()))
+        await self._start_activator(environment)
+        for service in self.services.values():
+            service.task = asyncio.create_task(service.loop.run())
+
+    def _add(self, spec: LocalService, environment: dict[str, str]) -> None:
+        settings = effective(spec.annotations, spec.policy)
+        placement = self._coordination.add_service(
+            spec.full_name,
+            shard_count=spec.shards,
+            hosts=(f"{spec.name}.{spec.namespace}.localhost", f"{spec.name}.{spec.namespace}.example.com"),
+            default_revision=spec.revision,
+            container_concurrency=spec.container_concurrency,
+            timeout_seconds=spec.timeout_seconds,
+        )
+
+        def on_end(pod: str) -> None:
+            self._coordination.process_exited(spec.full_name, pod)
+            self.services[spec.full_name].loop.wake()
+
+        pods = LocalPods(spec, environment, self._data, time.monotonic, on_end)
+        loop = ScalingLoop(RevisionScaler(settings), pods, ShardsByPod(placement), time.monotonic, self._tick)
+        self.services[spec.full_name] = RunningService(spec, placement, pods, loop)
+
+    def _on_stats(self, activator: str, stats: pb.RevisionStats) -> None:
+        if (service := self.services.get(stats.service)) is not None:
+            service.loop.on_stats(activator, stats.concurrency, stats.requests)
+
+    async def _start_journal(self) -> str:
+        """Start the journal process; its address."""
+        output = self._processes.open_files.enter_context((self._data / "journal.log").open("ab"))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "kn_cloudstate.journal_host", str(self._data / "journal.db"),
+            stdout=asyncio.subprocess.PIPE, stderr=output, start_new_session=True,
+        )  # fmt: skip
+        self._processes.journal = process
+        assert process.stdout is not None
+        try:
+            line = (await asyncio.wait_for(process.stdout.readline(), START_LIMIT)).decode().split()
+        except TimeoutError:
+            line = []
+        if len(line) != 2 or line[0] != "listening":
+            raise StartError(f"journal {self._data / 'journal.db'}: did not start; see {self._data / 'journal.log'}")
+        return line[1]
+
+    async def _start_activator(self, environment: dict[str, str]) -> None:
+        """Start the front door and wait until it is ready."""
+        self.admin_port = free_port()
+        output = self._processes.open_files.enter_context((self._data / "activator.log").open("ab"))
+        own = {"ACTIVATOR_HOST": "127.0.0.1", "ACTIVATOR_PORT": str(self.port), "ACTIVATOR_ADMIN_PORT": str(self.admin_port)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "activator",
+            env={**os.environ, **environment, **own}, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+        self._processes.activator = process
+        deadline = time.monotonic() + START_LIMIT
+        while not await _answers(self.port):
+            if process.returncode is not None or time.monotonic() > deadline:
+                raise StartError(f"activator on 127.0.0.1:{self.port}: did not start; see {self._data / 'activator.log'}")
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Stop everything in order; safe to call after a failed start."""
+        for service in self.services.values():
+            if service.task is not None:
+                service.task.cancel()
+        await _end(self._processes.activator)
+        await asyncio.gather(*(service.pods.close() for service in self.services.values()))
+        for task in self._tasks:
+            task.cancel()
+        await self._coordination.stop()
+        await _end(self._processes.journal)
+        self._processes.open_files.close()
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StartError(
+                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): the front door needs a free one, choose it with --port"
+            ) from error
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _end(process: asyncio.subprocess.Process | None, limit: float = 10.0) -> None:
+    """SIGTERM, and SIGKILL for what has not ended in time."""
+    if process is None or process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), limit)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def data_folder(chosen: pathlib.Path | None) -> pathlib.Path:
+    """Where journal and logs go: the chosen folder, else a new temporary one."""
+    return chosen if chosen is not None else pathlib.Path(tempfile.mkdtemp(prefix="cloudstate-"))
