@@ -1,0 +1,52 @@
+"""`python -m bench`: every figure that the project holds itself to, with its peer from the same run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench import activator_scenario, autoscaler_tick, balance, proxy_process
+from bench.peers import MissingToolchain
+from bench.scenarios import go_peer, interleaved, our_proxy, user_function
+from kn_cloudstate.results import Row, table, write
+
+
+def proxy_rows(rounds: int, seconds: float) -> list[Row]:
+    """CPU per command of the proxy against the Go reference and against its own grpcio backend."""
+    with user_function() as function:
+        servers = {
+            "native": our_proxy(function, "native"),
+            "go": go_peer("proxy", function),
+            "grpcio": our_proxy(function, "grpcio"),
+        }
+        found = interleaved(servers, rounds, connections=5, streams=10, seconds=seconds, keys=100)
+    return [
+        Row("proxy CPU per command", found["native"], "µs", "Go reference proxy", found["go"], bar=1.0),
+        Row("proxy CPU per command", found["native"], "µs", "grpcio backend", found["grpcio"], bar=0.15),
+    ]
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds, medians count (default 3)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement (default 4)")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    try:
+        rows += proxy_rows(options.rounds, options.seconds)
+        rows += activator_scenario.rows(options.rounds, options.seconds)
+    except MissingToolchain as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows += proxy_process.rows()
+    rows += autoscaler_tick.rows()
+    rows += balance.rows()
+    path = write("bench", rows)
+    print(table([{"topic": "bench", "rows": [row.as_json() for row in rows]}]))
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Servers under test as child processes, pinned to one core, with their CPU and memory read from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+PATIENCE = 20.0
+"""Seconds until a server must listen."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], core: int, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command pinned to a core until the block ends."""
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core % (os.cpu_count() or 1)), *command],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return once the port accepts connections; RuntimeError when the process ends or time runs out."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args}: ended with {process.returncode} before it listened on {port}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"{process.args}: does not listen on {port} after {PATIENCE:g} s")
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in MB (10⁶ bytes)."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def measure(
+    generator: pathlib.Path, port: int, pid: int, path: str, connections: int, streams: int, seconds: float, keys: int, core: int
+) -> dict[str, Any]:
+    """One run of the load generator with per-request headers; its figures, `server_us` = CPU µs of `pid` per request."""
+    command = [
+        "taskset", "-c", str(core % (os.cpu_count() or 1)), str(generator), f"127.0.0.1:{port}", path, str(connections), str(streams),
+        "1.0", str(seconds), "--keys", str(keys), "--rich", "--pid", f"server:{pid}",
+    ]  # fmt: skip
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
+    figures: dict[str, Any] = json.loads(output.stdout)
+    if figures["err"]:
+        raise RuntimeError(f"{figures['err']} of {figures['n']} requests failed: {output.stderr.strip()[:300]}")
+    return figures

@@ -1,0 +1,94 @@
+"""The proxy and activator scenarios: the same function, load and cores for the product and its peers, interleaved."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from google.protobuf import descriptor_pb2
+
+from bench.peers import go_peers, load_generator
+from bench.processes import free_port, measure, running, wait_listening
+from cloudstate_core.pb.cloudstate import entity_pb2
+
+SERVER_CORE, LOAD_CORE = 0, 1
+UNARY = "/bench.Echo/Unary"
+
+Server = Callable[[], AbstractContextManager[tuple[int, int]]]
+"""Starts a server under test; gives its port and pid."""
+
+
+def function_spec() -> bytes:
+    """What the benchmark's user function answers to discovery: one event sourced entity with a key and a payload."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="bench.proto", package="bench", syntax="proto3")
+    message = file.message_type.add(name="Req")
+    key = message.field.add(name="entity_key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    key.options.MergeFromString(b"\xc0\x43\x01")
+    message.field.add(name="data", number=2, type=field.TYPE_BYTES, label=field.LABEL_OPTIONAL)
+    service = file.service.add(name="Echo")
+    service.method.add(name="Unary", input_type=".bench.Req", output_type=".bench.Req")
+    spec = entity_pb2.EntitySpec(proto=descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString())
+    spec.entities.add(entity_type="cloudstate.eventsourced.EventSourced", service_name="bench.Echo", persistence_id="echo")
+    spec.service_info.protocol_minor_version = 2
+    return spec.SerializeToString()
+
+
+@contextlib.contextmanager
+def user_function() -> Iterator[int]:
+    """The Go user function on the load's core; its port."""
+    port = free_port()
+    with tempfile.NamedTemporaryFile(suffix=".spec") as spec:
+        pathlib.Path(spec.name).write_bytes(function_spec())
+        with running([str(go_peers()), "function", str(port), spec.name], LOAD_CORE) as process:
+            wait_listening(port, process)
+            yield port
+
+
+def our_proxy(function_port: int, transport: str) -> Server:
+    """The stateful proxy, standalone, with the in-memory journal."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[tuple[int, int]]:
+        port = free_port()
+        environment = {
+            "CLOUDSTATE_USER_FUNCTION": f"127.0.0.1:{function_port}", "CLOUDSTATE_DATA_PORT": str(port), "CLOUDSTATE_PEER_PORT": "0",
+            "CLOUDSTATE_ADMIN_PORT": "0", "CLOUDSTATE_JOURNAL": "memory:", "CLOUDSTATE_TRANSPORT": transport,
+            "CLOUDSTATE_SERVICE": "bench/echo",
+        }  # fmt: skip
+        with running([sys.executable, "-m", "stateful_proxy"], SERVER_CORE, environment) as process:
+            wait_listening(port, process)
+            yield port, process.pid
+
+    return start
+
+
+def go_peer(mode: str, target: int) -> Server:
+    """The Go reference `proxy` or `reverse` in front of `target`."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[tuple[int, int]]:
+        port = free_port()
+        with running([str(go_peers()), mode, str(port), f"127.0.0.1:{target}"], SERVER_CORE) as process:
+            wait_listening(port, process)
+            yield port, process.pid
+
+    return start
+
+
+def interleaved(servers: dict[str, Server], rounds: int, connections: int, streams: int, seconds: float, keys: int) -> dict[str, float]:
+    """CPU µs per request of each server, median of `rounds` rounds A B C A B C."""
+    generator = load_generator()
+    found: dict[str, list[float]] = {name: [] for name in servers}
+    for _ in range(rounds):
+        for name, server in servers.items():
+            with server() as (port, pid):
+                figures = measure(generator, port, pid, UNARY, connections, streams, seconds, keys, LOAD_CORE)
+                found[name].append(figures["server_us"])
+                print(f"  {name}: {figures['server_us']} µs, {figures['rps']} req/s, p50 {figures['p50_us']} µs", flush=True)
+    return {name: statistics.median(values) for name, values in found.items()}

@@ -1,0 +1,117 @@
+"""The command line as a user meets it: it serves, scales from zero and back, keeps state over a restart, and stops cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "samples/shopping-cart"
+LIMIT = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(port: int, data: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
+    """`kn-cloudstate run` on the sample until the block ends."""
+    command = [sys.executable, "-m", "kn_cloudstate", "run", str(SAMPLE / "service.yaml"), str(SAMPLE / "policy.yaml")]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--data", str(data)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ}
+    )
+    try:
+        assert process.stdout is not None
+        assert "serving" in process.stdout.readline()
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LIMIT} s: {what}"
+        time.sleep(0.05)
+
+
+def add_and_get(port: int, product: str) -> list[str]:
+    """Add one product to a cart and read the cart back, both waiting for a cold start if need be."""
+    sys.path.insert(0, str(SAMPLE))
+    try:
+        from demo.client import messages
+    finally:
+        sys.path.remove(str(SAMPLE))
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        add = channel.unary_unary("/com.example.shoppingcart.ShoppingCart/AddItem", messages.AddLineItem.SerializeToString)
+        get = channel.unary_unary(
+            "/com.example.shoppingcart.ShoppingCart/GetCart", messages.GetShoppingCart.SerializeToString, messages.Cart.FromString
+        )
+        add(messages.AddLineItem(user_id="ann", product_id=product, name=product, quantity=1), timeout=LIMIT)
+        return [item.product_id for item in get(messages.GetShoppingCart(user_id="ann"), timeout=LIMIT).items]
+
+
+def pods_of(data: pathlib.Path) -> int:
+    """Stateful proxies of this installation that run now."""
+    found = 0
+    for environ in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            command = (environ.parent / "cmdline").read_bytes()
+            if b"stateful_proxy" in command and str(data).encode() in environ.read_bytes():
+                found += 1
+    return found
+
+
+def test_state_survives_zero_and_a_restart_of_everything(tmp_path: pathlib.Path) -> None:
+    port = free_port()
+    with running(port, tmp_path):
+        assert add_and_get(port, "tea") == ["tea"]
+        until(lambda: pods_of(tmp_path) == 0, "zero pods after the last command")
+        assert add_and_get(port, "milk") == ["tea", "milk"]
+    with running(port, tmp_path):
+        assert add_and_get(port, "sugar") == ["tea", "milk", "sugar"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["no-such-file.yaml"], "no-such-file.yaml: cannot be read"),
+        ([str(ROOT / "setup.cfg")], "is not YAML"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_starts(arguments: list[str], says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kn_cloudstate", "run", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def test_a_taken_port_is_told(tmp_path: pathlib.Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "kn_cloudstate", "run", str(SAMPLE / "service.yaml"), str(SAMPLE / "policy.yaml")]
+        done = subprocess.run(
+            [*command, "--port", str(port), "--data", str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=LIMIT, check=False
+        )
+    assert done.returncode == 1
+    assert f"port {port}" in done.stderr
