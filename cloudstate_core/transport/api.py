@@ -96,11 +96,13 @@ class ListenOptions:
     streaming_paths: frozenset[str] = frozenset()
     """Paths told message by message (CALL at the first message, CALL_MESSAGE, CALL_END)."""
     pick: tuple[str, ...] = ()
-    """Request headers delivered with each CALL and HTTP event."""
+    """Request headers delivered with each CALL and HTTP event; `:authority` names the HTTP/2 authority or HTTP/1.1 Host."""
     max_message_bytes: int = 16 * 1024 * 1024
     """Larger request messages are refused with RESOURCE_EXHAUSTED (HTTP 413)."""
     max_header_bytes: int = 64 * 1024
     max_concurrent_streams: int = 10_000
+    http_only: bool = False
+    """An admin port: only plain HTTP requests are expected (a backend whose gRPC server speaks no HTTP/1.1 serves it apart)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""The journal in one process's memory: for tests, benchmarks and services that may forget. Nothing is durable.
+
+Its `journal_id` is random for each process, so that a second pod can never take part in it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cloudstate_core.hashing import HASH_NAME
+from cloudstate_core.journal import rules
+from cloudstate_core.journal.api import (
+    Activate, Active, Append, Appended, Check, Claim, Claimed, Done, EntityKey, Event, Found, Layout, Lookup, Operation, Outcome, Seal,
+    Sealed, Unbound, Uninitialised, Value,
+)  # fmt: skip
+
+COMMANDS_KEPT = 10_000
+"""Command ids remembered for each entity; the oldest go first."""
+
+
+@dataclass(slots=True)
+class _Entity(rules.EntityRow):
+    events: list[Event] = field(default_factory=list)
+    snapshot_seq: int = 0
+    snapshot: Value | None = None
+    commands: dict[str, bytes] = field(default_factory=dict)
+
+
+class MemoryJournal:
+    """See `cloudstate_core.journal.api.Journal`; `done` is called before `submit` returns."""
+
+    def __init__(self, keyspace: str, shard_count: int) -> None:
+        self.keyspace = keyspace
+        self._layout = Layout(secrets.token_hex(8), shard_count, HASH_NAME, 1)
+        self.shards = {shard: rules.ShardRow(0, secrets.token_bytes(8), 0, "") for shard in range(shard_count)}
+        self._entities: dict[EntityKey, _Entity] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def layout(self) -> Layout:
+        """See Journal."""
+        return self._layout
+
+    def submit(self, operations: Sequence[Operation], done: Done) -> None:
+        """See Journal."""
+        with self._lock:
+            outcomes = [self._perform(operation) for operation in operations]
+        done(outcomes)
+
+    def close(self) -> None:
+        """See Journal."""
+
+    def _perform(self, operation: Operation) -> Outcome:
+        match operation:
+            case Append():
+                return self._append(operation)
+            case Activate():
+                return self._activate(operation)
+            case Claim():
+                return self._claim(operation)
+            case Seal():
+                return self._seal(operation)
+            case Check():
+                return rules.check(self.shards.get(operation.shard), operation)
+            case Lookup():
+                entity = self._entities.get(operation.entity)
+                return Found(None if entity is None else entity.commands.get(operation.command_id))
+
+    def _claim(self, operation: Claim) -> Outcome:
+        row = self.shards.get(operation.shard)
+        outcome = rules.claim(row, operation)
+        if row is not None and isinstance(outcome, Claimed) and outcome.token.epoch != row.epoch:
+            row.epoch, row.nonce, row.generation, row.owner = outcome.token.epoch, operation.nonce, operation.since, operation.owner
+        return outcome
+
+    def _seal(self, operation: Seal) -> Outcome:
+        row = self.shards.get(operation.shard)
+        refused = rules.seal(row, operation)
+        if refused is not None or row is None:
+            return refused or Uninitialised()
+        row.epoch, row.nonce, row.owner = row.epoch + 1, secrets.token_bytes(8), ""
+        return Sealed(row.epoch)
+
+    def _activate(self, operation: Activate) -> Outcome:
+        entity = self._entities.get(operation.entity)
+        refused = rules.activate(self.shards.get(operation.shard), entity, operation)
+        if refused is not None:
+            return refused
+        if entity is None:
+            entity = self._entities[operation.entity] = _Entity()
+        entity.epoch, entity.binding = operation.token.epoch, operation.binding
+        return Active(entity.seq, entity.snapshot_seq, entity.snapshot, tuple(entity.events))
+
+    def _append(self, operation: Append) -> Outcome:
+        entity = self._entities.get(operation.entity)
+        recorded = entity.commands.get(operation.command_id) if entity is not None and operation.command_id else None
+        refused = rules.append(self.shards.get(operation.shard), entity, recorded, operation)
+        if refused is not None or entity is None:
+            return refused or Unbound(0)
+        for payload in operation.events:
+            entity.seq += 1
+            entity.events.append(Event(entity.seq, payload))
+        if operation.snapshot is not None:
+            entity.snapshot, entity.snapshot_seq = operation.snapshot, entity.seq
+            entity.events.clear()
+        if operation.command_id:
+            entity.commands[operation.command_id] = operation.outcome
+            if len(entity.commands) > COMMANDS_KEPT:
+                del entity.commands[next(iter(entity.commands))]
+        return Appended(entity.seq)

@@ -1,0 +1,92 @@
+"""Serves a journal to other processes of the machine (or pod network) over gRPC: one stream a client, batches in, outcomes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cloudstate_core.journal import wire
+from cloudstate_core.journal.api import Journal, JournalError, Outcome
+
+MAX_OUTSTANDING = 1_000
+"""Batches of one client that may be unanswered; the server reads no more until some are answered."""
+
+
+class JournalServer:
+    """Opens each keyspace once, with `open_keyspace(keyspace, shard_count)`, and shares it between all clients."""
+
+    def __init__(self, open_keyspace: Callable[[str, int], Journal]) -> None:
+        self._open_keyspace = open_keyspace
+        self._journals: dict[str, Journal] = {}
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Serve; returns the bound port."""
+        method = grpc.stream_stream_rpc_method_handler(self._session)
+        service, name = wire.PATH.strip("/").split("/")
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
+        self._server = grpc.aio.server(handlers=[grpc.method_handlers_generic_handler(service, {name: method})], options=options)
+        bound = self._server.add_insecure_port(f"{host}:{port}")
+        await self._server.start()
+        return bound
+
+    async def stop(self) -> None:
+        """End all sessions, then close the journals: everything submitted is finished."""
+        if self._server is not None:
+            await self._server.stop(0.5)
+        for journal in self._journals.values():
+            await asyncio.to_thread(journal.close)
+
+    def _journal(self, request: wire.Open) -> Journal:
+        """The shared journal of a keyspace; JournalError when it cannot be opened as asked."""
+        journal = self._journals.get(request.keyspace)
+        if journal is None:
+            journal = self._journals[request.keyspace] = self._open_keyspace(request.keyspace, request.shard_count)
+        elif journal.layout.shard_count != request.shard_count:
+            raise JournalError(
+                f"keyspace {request.keyspace}: has {journal.layout.shard_count} shards, asked for {request.shard_count}: "
+                "the layout of a keyspace never changes"
+            )
+        return journal
+
+    async def _session(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        first = wire.decode_request(await anext(aiter(requests)))
+        if not isinstance(first, wire.Open):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame of a journal session must be `open`")
+            return
+        try:
+            journal = self._journal(first)
+        except JournalError as error:
+            yield wire.encode(wire.Rejected(str(error)))
+            return
+        yield wire.encode(wire.Opened(journal.layout))
+        answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        reader = asyncio.create_task(self._read(requests, journal, answers))
+        try:
+            while (answer := await answers.get()) is not None:
+                yield answer
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[bytes], journal: Journal, answers: asyncio.Queue[bytes | None]) -> None:
+        """Submit what comes in; answers arrive on the journal's thread and are handed to the loop."""
+        loop = asyncio.get_running_loop()
+        outstanding = asyncio.Semaphore(MAX_OUTSTANDING)
+
+        def deliver(number: int, outcomes: Sequence[Outcome]) -> None:
+            outstanding.release()
+            answers.put_nowait(wire.encode(wire.Outcomes(number, list(outcomes))))
+
+        try:
+            async for message in requests:
+                batch = wire.decode_request(message)
+                if isinstance(batch, wire.Batch):
+                    await outstanding.acquire()
+                    number = batch.number
+                    journal.submit(batch.operations, lambda o, n=number: loop.call_soon_threadsafe(deliver, n, o))  # type: ignore[misc]
+        finally:
+            answers.put_nowait(None)
