@@ -1,0 +1,545 @@
+"""All entities in memory: mailboxes, streams to the user function, and the journal behind them.
+
+Guarantees: one command in flight per entity; an answer leaves only after its events are stored; after a refused or unknown append the
+function's copy is thrown away and rebuilt, so memory never differs from the journal; every command ends with exactly one answer. Journal
+operations asked for during one batch of events go out as one batch (`flush`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from cloudstate_core.journal.api import (
+    Activate,
+    Active,
+    Append,
+    Appended,
+    Duplicate,
+    EntityKey,
+    Fenced,
+    Found,
+    Journal,
+    Lookup,
+    Operation,
+    Outcome,
+    Regressed,
+    Token,
+    Unbound,
+    Unknown,
+    Value,
+)
+from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Event, Status, Transport
+from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field, opening
+from stateful_proxy.service import MethodInfo
+
+log = logging.getLogger(__name__)
+
+HANDLE = "/cloudstate.eventsourced.EventSourced/handle"
+MAX_ATTEMPTS = 3
+"""Times that one command is executed again after its append was definitely refused."""
+
+Handler = Callable[[Outcome], None]
+
+
+class LossListener(Protocol):
+    """Hears that the journal has fenced this proxy out of a shard."""
+
+    def lost(self, shard: int, epoch: int) -> None:
+        """The shard has another owner, of at least this epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntityLimits:
+    """Bounds of memory and time."""
+
+    mailbox: int = 1_000
+    """Commands that may wait for one entity."""
+    idle: float = 30.0
+    """Seconds without a command after which an entity leaves memory."""
+
+
+class Entities:
+    """Executes commands on entities. Everything runs on the transport's callback thread."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        function: int,
+        journal: Journal,
+        losses: LossListener,
+        limits: EntityLimits,
+        report_error: Callable[[str], None],
+    ) -> None:
+        self._transport, self._function, self._journal, self._losses = transport, function, journal, losses
+        self._limits, self._report_error = limits, report_error
+        self._entities: dict[EntityKey, Entity] = {}
+        self._by_stream: dict[int, Entity] = {}
+        self._by_call: dict[int, Entity] = {}
+        self._by_shard: dict[int, set[EntityKey]] = defaultdict(set)
+        self._drains: dict[int, Callable[[], None]] = {}
+        self._operations: list[Operation] = []
+        self._handlers: list[Handler] = []
+        self._encoder = CommandEncoder()
+        self._thread = threading.get_ident()
+        self._busy_seconds: dict[int, float] = defaultdict(float)
+        self._loads: dict[int, float] = {}
+        self._loads_at = time.monotonic()
+        self.passivated = self.regressed = self.fenced = self.commands = 0
+
+    @property
+    def active(self) -> int:
+        """Entities in memory."""
+        return len(self._entities)
+
+    # Commands -----------------------------------------------------------------------------------------------------------
+
+    def command(
+        self, call: int, method: MethodInfo, entity_id: str, shard: int, token: Token, payload: bytes, command_id: str, retry: bool = False
+    ) -> None:
+        """Execute one call on an entity; it is answered through the transport."""
+        self.commands += 1
+        key = EntityKey(method.persistence_id, entity_id)
+        entity = self._entities.get(key)
+        if entity is None:
+            entity = self._create(key, method, shard, token)
+        elif entity.leaving:
+            self._refuse(call, "draining")
+            return
+        elif len(entity.mailbox) >= self._limits.mailbox:
+            text = f"{method.service}: {self._limits.mailbox} commands wait for this entity, no more are taken"
+            self._transport.finish(call, Status.RESOURCE_EXHAUSTED, text)
+            return
+        self._by_call[call] = entity
+        command = Command(call, method, payload, command_id, retry)
+        if entity.state is State.IDLE and not entity.mailbox and not retry:
+            self._execute(entity, command)
+        else:
+            entity.mailbox.append(command)
+            self._next(entity)
+
+    def _create(self, key: EntityKey, method: MethodInfo, shard: int, token: Token) -> Entity:
+        entity = Entity(key, shard, token, method.service, id_field(key.entity_id), used=time.monotonic())
+        entity.idle_limit = method.passivation or self._limits.idle
+        self._entities[key] = entity
+        self._by_shard[shard].add(key)
+        self._activate(entity)
+        return entity
+
+    def _activate(self, entity: Entity) -> None:
+        """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
+        entity.state = State.ACTIVATING
+        entity.binding = secrets.token_bytes(8)
+        operation = Activate(entity.shard, entity.token, entity.key, entity.binding)
+        self._ask(operation, lambda outcome: self._activated(entity, outcome))
+
+    def _activated(self, entity: Entity, outcome: Outcome) -> None:
+        if self._entities.get(entity.key) is not entity:
+            return
+        if isinstance(outcome, Active):
+            self._settle(entity, outcome.seq)
+            entity.seq, entity.next_id, entity.state = outcome.seq, 1, State.IDLE
+            if entity.leaving or not entity.mailbox:
+                self._leave(entity)
+                return
+            entity.stream = self._transport.open(self._function, HANDLE)
+            self._by_stream[entity.stream] = entity
+            for message in opening(entity, outcome):
+                self._transport.send(entity.stream, message)
+            self._next(entity)
+        elif isinstance(outcome, Fenced):
+            self._lost(entity, outcome.epoch)
+        else:
+            self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+
+    def _settle(self, entity: Entity, seq: int) -> None:
+        """After an append whose outcome was unknown: the journal tells now whether it happened."""
+        command, answer = entity.current, entity.answer
+        entity.current = entity.answer = None
+        if command is None:
+            return
+        if answer is not None and seq >= answer.expected_seq + answer.events:
+            self._deliver(command, answer)
+        else:
+            entity.mailbox.appendleft(command)
+
+    def _next(self, entity: Entity) -> None:
+        """Begin the next waiting command, if the entity is free."""
+        if entity.state is not State.IDLE or not entity.mailbox:
+            if entity.state is State.IDLE and entity.leaving:
+                self._leave(entity)
+            return
+        command = entity.mailbox.popleft()
+        if command.retry and command.command_id:
+            command.retry = False
+            entity.state, entity.current = State.APPENDING, command
+            self._ask(Lookup(entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
+            return
+        self._execute(entity, command)
+
+    def _looked_up(self, entity: Entity, command: Command, outcome: Outcome) -> None:
+        """A command that may have been executed before is answered from the journal if it was."""
+        entity.current = None
+        entity.state = State.IDLE
+        if isinstance(outcome, Found) and outcome.outcome is not None:
+            self._by_call.pop(command.call, None)
+            self._transport.reply(command.call, outcome.outcome)
+        else:
+            entity.mailbox.appendleft(command)
+        self._next(entity)
+
+    def _execute(self, entity: Entity, command: Command) -> None:
+        entity.state, entity.current = State.BUSY, command
+        entity.started = entity.used = time.monotonic()
+        self._transport.send(entity.stream, self._encoder.encode(entity, entity.next_id, command.method, command.payload))
+        entity.next_id += 1
+
+    # The function's answers ---------------------------------------------------------------------------------------------
+
+    def on_event(self, event: Event) -> bool:
+        """Handle a stream event or a caller's leaving; False when it concerns no entity."""
+        kind, number, data, detail = event
+        if kind == api.STREAM_MESSAGE:
+            entity = self._by_stream.get(number)
+            if entity is not None:
+                self._answered(entity, data)
+            return entity is not None
+        if kind == api.STREAM_CLOSED:
+            entity = self._by_stream.pop(number, None)
+            if entity is not None and entity.stream == number:
+                self._stream_closed(entity, detail)
+            return entity is not None
+        if kind == api.CALL_CANCELLED:
+            return self._cancelled(number)
+        return False
+
+    def _answered(self, entity: Entity, data: bytes) -> None:
+        try:
+            out = event_sourced_pb2.EventSourcedStreamOut.FromString(data)
+        except DecodeError:
+            self._crash(entity, "Unexpected entity reply", "a message on the entity's stream does not parse")
+            return
+        if out.HasField("reply"):
+            reply = out.reply
+            if entity.state is not State.BUSY or reply.command_id != entity.next_id - 1:
+                self._crash(entity, "Unexpected entity reply", f"reply with command id {reply.command_id}, which is not in flight")
+                return
+            self._busy_seconds[entity.shard] += time.monotonic() - entity.started
+            self._replied(entity, reply)
+        elif out.HasField("failure"):
+            self._crash(entity, "Unexpected entity failure", out.failure.description)
+        else:
+            self._crash(entity, "Unexpected entity reply", "an empty message on the entity's stream")
+
+    def _replied(self, entity: Entity, reply: event_sourced_pb2.EventSourcedReply) -> None:
+        command = entity.current
+        assert command is not None
+        action = reply.client_action
+        kind = action.WhichOneof("action")
+        if kind == "failure":
+            self._done(entity)
+            self._finish(command, Status.UNKNOWN, action.failure.description)
+            self._after_failure(entity, reload=bool(reply.events) or action.failure.restart)
+            return
+        if kind == "forward" or reply.side_effects:
+            what = "a forward" if kind == "forward" else "side effects"
+            text = f"{command.method.path}: answered with {what}, which this proxy does not support yet; nothing was stored"
+            self._report_error(text)
+            self._done(entity)
+            self._finish(command, Status.UNIMPLEMENTED, text)
+            self._after_failure(entity, reload=True)
+            return
+        headers = _headers(action.reply.metadata) if action.reply.HasField("metadata") else []
+        answer = Answer(action.reply.payload.value, headers, entity.seq, len(reply.events), missing=kind is None)
+        if not reply.events:
+            self._done(entity)
+            self._deliver(command, answer)
+            self._next(entity)
+            return
+        self._append(entity, command, answer, reply)
+
+    def _append(self, entity: Entity, command: Command, answer: Answer, reply: event_sourced_pb2.EventSourcedReply) -> None:
+        entity.state, entity.answer = State.APPENDING, answer
+        snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if reply.HasField("snapshot") else None
+        operation = Append(
+            entity.shard,
+            entity.token,
+            entity.key,
+            entity.binding,
+            entity.seq,
+            tuple([Value(event.type_url, event.value) for event in reply.events]),
+            snapshot,
+            command.command_id,
+            answer.payload,
+        )
+        self._ask(operation, lambda outcome: self._appended(entity, outcome))
+
+    def _appended(self, entity: Entity, outcome: Outcome) -> None:
+        command, answer = entity.current, entity.answer
+        assert command is not None
+        assert answer is not None
+        if isinstance(outcome, Appended):
+            entity.seq = outcome.seq
+            self._done(entity)
+            self._deliver(command, answer)
+            if entity.stream or entity.leaving:
+                self._next(entity)
+            else:
+                self._reload(entity)
+        elif isinstance(outcome, Duplicate):
+            self._done(entity)
+            self._by_call.pop(command.call, None)
+            self._transport.reply(command.call, outcome.outcome)
+            self._reload(entity)
+        elif isinstance(outcome, Unknown):
+            self._reload(entity)
+        else:
+            self._refused(entity, command, outcome)
+
+    def _refused(self, entity: Entity, command: Command, outcome: Outcome) -> None:
+        """The append definitely did not happen."""
+        self._done(entity)
+        if isinstance(outcome, Fenced) or (isinstance(outcome, Unbound) and outcome.epoch > entity.token.epoch):
+            entity.mailbox.appendleft(command)
+            self._lost(entity, outcome.epoch)
+        elif isinstance(outcome, Unbound) and command.attempts < MAX_ATTEMPTS:
+            command.attempts += 1
+            entity.mailbox.appendleft(command)
+            self._reload(entity)
+        elif isinstance(outcome, Regressed):
+            self.regressed += 1
+            log.error("%s: the journal is at sequence %d, not %d: it lost acknowledged writes", entity.service, outcome.seq, entity.seq)
+            self._finish(command, Status.DATA_LOSS, f"{entity.service}: the journal has lost acknowledged events of this entity")
+            self._reload(entity)
+        else:
+            self._finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+            self._reload(entity)
+
+    def _done(self, entity: Entity) -> None:
+        entity.state, entity.current, entity.answer = State.IDLE, None, None
+
+    def _after_failure(self, entity: Entity, reload: bool) -> None:
+        if reload:
+            self._reload(entity, at_once=True)
+        else:
+            self._next(entity)
+
+    # Answers to callers -------------------------------------------------------------------------------------------------
+
+    def _deliver(self, command: Command, answer: Answer) -> None:
+        self._by_call.pop(command.call, None)
+        if answer.missing:
+            self._transport.finish(command.call, Status.UNKNOWN, f"{command.method.path}: the function gave no answer for the caller")
+        else:
+            self._transport.reply(command.call, answer.payload, answer.headers)
+
+    def _finish(self, command: Command, status: Status, text: str) -> None:
+        self._by_call.pop(command.call, None)
+        self._transport.finish(command.call, status, text)
+
+    def _refuse(self, call: int, why: str) -> None:
+        """Not executed here: whoever routed the call may send it elsewhere."""
+        self._by_call.pop(call, None)
+        self._transport.finish(call, Status.UNAVAILABLE, "not executed: the shard is moving", [(api.REFUSED_HEADER, why.encode())])
+
+    def _cancelled(self, call: int) -> bool:
+        entity = self._by_call.pop(call, None)
+        if entity is None:
+            return False
+        waiting = next((c for c in entity.mailbox if c.call == call), None)
+        if waiting is not None:
+            entity.mailbox.remove(waiting)
+        return True
+
+    # Ends ---------------------------------------------------------------------------------------------------------------
+
+    def _stream_closed(self, entity: Entity, detail: tuple[int, str, list[tuple[str, bytes]], bool]) -> None:
+        """The function ended the stream, or cannot be reached."""
+        entity.stream = 0
+        if entity.state is State.APPENDING:
+            return
+        status, text, _, refused = detail
+        if refused or status == Status.UNAVAILABLE:
+            self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: the user function cannot be reached: {text}")
+        else:
+            self._crash(entity, "Unexpected entity termination", f"the function closed the stream with status {status}: {text}")
+
+    def _crash(self, entity: Entity, told: str, logged: str) -> None:
+        log.warning("%s: %s: %s", entity.service, told, logged)
+        if entity.state is State.APPENDING:
+            self._close_stream(entity, reset=True)
+            return
+        if entity.current is not None:
+            self._finish(entity.current, Status.UNKNOWN, told)
+        self._done(entity)
+        self._fail_all(entity, Status.UNKNOWN, "Entity terminated")
+
+    def _fail_all(self, entity: Entity, status: Status, text: str) -> None:
+        """Everything that waits fails and the entity leaves memory; the next command activates it anew."""
+        waiting = [*([entity.current] if entity.current else []), *entity.mailbox]
+        entity.mailbox.clear()
+        self._done(entity)
+        self._close_stream(entity, reset=True)
+        self._forget(entity)
+        for command in waiting:
+            self._finish(command, status, text)
+
+    def _reload(self, entity: Entity, at_once: bool = False) -> None:
+        """Throw the function's copy away; rebuild it if commands wait (or at once), else with the next one."""
+        self._close_stream(entity, reset=not at_once)
+        if entity.mailbox or entity.current is not None or entity.leaving:
+            self._activate(entity)
+        elif at_once:
+            self._rebuild(entity)
+        else:
+            self._forget(entity)
+
+    def _rebuild(self, entity: Entity) -> None:
+        """Activate without a waiting command: the function asked for a fresh start now."""
+        entity.state = State.ACTIVATING
+        entity.binding = secrets.token_bytes(8)
+
+        def rebuilt(outcome: Outcome) -> None:
+            if isinstance(outcome, Active) and self._entities.get(entity.key) is entity and not entity.leaving:
+                entity.seq, entity.next_id, entity.state = outcome.seq, 1, State.IDLE
+                entity.stream = self._transport.open(self._function, HANDLE)
+                self._by_stream[entity.stream] = entity
+                for message in opening(entity, outcome):
+                    self._transport.send(entity.stream, message)
+                self._next(entity)
+            else:
+                self._activated(entity, outcome)
+
+        self._ask(Activate(entity.shard, entity.token, entity.key, entity.binding), rebuilt)
+
+    def _close_stream(self, entity: Entity, reset: bool) -> None:
+        if entity.stream:
+            self._by_stream.pop(entity.stream, None)
+            if reset:
+                self._transport.reset(entity.stream)
+            else:
+                self._transport.half_close(entity.stream)
+            entity.stream = 0
+
+    def _forget(self, entity: Entity) -> None:
+        if self._entities.get(entity.key) is entity:
+            del self._entities[entity.key]
+        keys = self._by_shard.get(entity.shard)
+        if keys is not None:
+            keys.discard(entity.key)
+            if not keys:
+                del self._by_shard[entity.shard]
+                if (done := self._drains.pop(entity.shard, None)) is not None:
+                    done()
+
+    def _leave(self, entity: Entity) -> None:
+        """Out of memory, in good order."""
+        self.passivated += 1
+        self._close_stream(entity, reset=False)
+        self._forget(entity)
+
+    def passivate(self, now: float) -> None:
+        """Let idle entities leave memory."""
+        idle = [e for e in self._entities.values() if e.state is State.IDLE and now - e.used >= e.idle_limit]
+        for entity in idle:
+            if not entity.mailbox:
+                self._leave(entity)
+
+    # Shards -------------------------------------------------------------------------------------------------------------
+
+    def drain_shard(self, shard: int, done: Callable[[], None]) -> None:
+        """Finish what is in flight in a shard and forget its entities; then `done`. Waiting commands are refused."""
+        keys = self._by_shard.get(shard)
+        if not keys:
+            done()
+            return
+        self._drains[shard] = done
+        for entity in [self._entities[key] for key in keys]:
+            entity.leaving = True
+            self._refuse_waiting(entity)
+            if entity.state is State.IDLE:
+                self._leave(entity)
+
+    def drop_shard(self, shard: int) -> None:
+        """The shard is lost: nothing of it may be served from memory any more."""
+        for entity in [self._entities[key] for key in self._by_shard.get(shard, set())]:
+            entity.leaving = True
+            self._refuse_waiting(entity)
+            if entity.state is State.APPENDING:
+                continue
+            if entity.current is not None:
+                self._refuse(entity.current.call, "lost")
+            self._done(entity)
+            self._close_stream(entity, reset=True)
+            self._forget(entity)
+
+    def _refuse_waiting(self, entity: Entity) -> None:
+        while entity.mailbox:
+            self._refuse(entity.mailbox.popleft().call, "moving")
+
+    def _lost(self, entity: Entity, epoch: int) -> None:
+        self.fenced += 1
+        entity.leaving = True
+        self._refuse_waiting(entity)
+        if entity.current is not None:
+            self._refuse(entity.current.call, "lost")
+        self._done(entity)
+        self._close_stream(entity, reset=True)
+        self._forget(entity)
+        self._losses.lost(entity.shard, epoch)
+
+    def load(self, now: float) -> dict[int, float]:
+        """Handler seconds per second of each shard, smoothed over calls of this method, plus a little for each entity in memory."""
+        elapsed = max(1e-3, now - self._loads_at)
+        self._loads_at = now
+        fresh = {shard: seconds / elapsed for shard, seconds in self._busy_seconds.items()}
+        self._busy_seconds.clear()
+        shards = fresh.keys() | self._loads.keys() | self._by_shard.keys()
+        smoothed = {s: 0.7 * self._loads.get(s, 0.0) + 0.3 * fresh.get(s, 0.0) for s in shards}
+        self._loads = {s: value for s, value in smoothed.items() if value > 1e-9}
+        return {s: self._loads.get(s, 0.0) + 1e-5 * len(self._by_shard.get(s, ())) for s in shards}
+
+    # Journal ------------------------------------------------------------------------------------------------------------
+
+    def _ask(self, operation: Operation, handler: Handler) -> None:
+        self._operations.append(operation)
+        self._handlers.append(handler)
+
+    def flush(self) -> None:
+        """Submit what this batch asked of the journal, and what its answers ask in turn."""
+        while self._operations:
+            operations, self._operations = self._operations, []
+            handlers, self._handlers = self._handlers, []
+            self._journal.submit(operations, lambda outcomes, handlers=handlers: self._outcomes(handlers, outcomes))  # type: ignore[misc]
+
+    def _outcomes(self, handlers: Sequence[Handler], outcomes: Sequence[Outcome]) -> None:
+        if threading.get_ident() != self._thread:
+            self._transport.post(lambda: self._handle(handlers, outcomes))
+            return
+        for handler, outcome in zip(handlers, outcomes, strict=True):
+            handler(outcome)
+
+    def _handle(self, handlers: Sequence[Handler], outcomes: Sequence[Outcome]) -> None:
+        self._outcomes(handlers, outcomes)
+        self.flush()
+
+
+def _headers(metadata: entity_pb2.Metadata) -> list[tuple[str, bytes]]:
+    return [
+        (entry.key.lower(), entry.bytes_value if entry.WhichOneof("value") == "bytes_value" else entry.string_value.encode())
+        for entry in metadata.entries
+    ]
+
+
+def _why(outcome: Outcome) -> str:
+    return str(getattr(outcome, "reason", None) or f"the journal answered {type(outcome).__name__}")

@@ -1,0 +1,127 @@
+"""One event sourced entity in memory, and the messages of its stream."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+
+from cloudstate_core.journal.api import Active, EntityKey, Token, Value
+from cloudstate_core.pb.cloudstate import event_sourced_pb2
+from stateful_proxy.service import MethodInfo
+
+
+class State(enum.IntEnum):
+    """What an entity is waiting for."""
+
+    ACTIVATING = 0
+    """For the journal to bind and read it."""
+    IDLE = 1
+    """For a command."""
+    BUSY = 2
+    """For the function's answer to the command in flight."""
+    APPENDING = 3
+    """For the journal to store the answer's events."""
+
+
+@dataclass(slots=True, eq=False)
+class Command:
+    """One call on an entity. `call` is 0 once its caller has gone."""
+
+    call: int
+    method: MethodInfo
+    payload: bytes
+    command_id: str
+    retry: bool = False
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the caller gets once the events are stored."""
+
+    payload: bytes
+    headers: list[tuple[str, bytes]]
+    expected_seq: int
+    events: int
+    missing: bool = False
+    """The function gave no client action: the caller gets an error although the events are stored."""
+
+
+@dataclass(slots=True, eq=False)
+class Entity:
+    """In-memory side of an entity. `stream` is 0 while there is none."""
+
+    key: EntityKey
+    shard: int
+    token: Token
+    service: str
+    id_field: bytes
+    state: State = State.ACTIVATING
+    binding: bytes = b""
+    stream: int = 0
+    seq: int = 0
+    next_id: int = 1
+    current: Command | None = None
+    answer: Answer | None = None
+    started: float = 0.0
+    used: float = 0.0
+    idle_limit: float = 30.0
+    leaving: bool = False
+    """Takes no more commands: its shard drains or is lost."""
+    mailbox: deque[Command] = field(default_factory=deque)
+
+
+def varint(number: int) -> bytes:
+    """Protobuf's encoding of an unsigned number."""
+    if number < 0x80:
+        return bytes((number,))
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def id_field(entity_id: str) -> bytes:
+    """Field 1 (entity_id) of a Command."""
+    raw = entity_id.encode()
+    return b"\n" + varint(len(raw)) + raw
+
+
+class CommandEncoder:
+    """Encodes `EventSourcedStreamIn{command}` from parts prepared once for each method: the innermost path sends one per call."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[str, tuple[bytes, bytes]] = {}
+
+    def encode(self, entity: Entity, command_id: int, method: MethodInfo, payload: bytes) -> bytes:
+        """The encoded message."""
+        prepared = self._prepared.get(method.path)
+        if prepared is None:
+            name, url = method.name.encode(), f"type.googleapis.com/{method.input_type}".encode()
+            prepared = (b"\x1a" + varint(len(name)) + name + b'"', b"\n" + varint(len(url)) + url + b"\x12")
+            self._prepared[method.path] = prepared
+        any_value = prepared[1] + varint(len(payload)) + payload
+        command = entity.id_field + b"\x10" + varint(command_id) + prepared[0] + varint(len(any_value)) + any_value
+        return b"\x1a" + varint(len(command)) + command
+
+
+def opening(entity: Entity, active: Active) -> list[bytes]:
+    """Init and replay: the first messages of an entity's stream."""
+    init = event_sourced_pb2.EventSourcedInit(service_name=entity.service, entity_id=entity.key.entity_id)
+    if active.snapshot is not None:
+        init.snapshot.snapshot_sequence = active.snapshot_seq
+        _fill(init.snapshot.snapshot, active.snapshot)
+    messages = [event_sourced_pb2.EventSourcedStreamIn(init=init).SerializeToString()]
+    for event in active.tail:
+        message = event_sourced_pb2.EventSourcedStreamIn()
+        message.event.sequence = event.sequence
+        _fill(message.event.payload, event.payload)
+        messages.append(message.SerializeToString())
+    return messages
+
+
+def _fill(target: object, value: Value) -> None:
+    target.type_url, target.value = value.type_url, value.data  # type: ignore[attr-defined]

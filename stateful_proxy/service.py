@@ -1,0 +1,166 @@
+"""What a user function serves, from its discovery answer: components, methods, and where each request carries the entity's key.
+
+A function ships its own descriptors: they live in a pool of their own, files may come in any order, and options are read by number, since
+old and new functions give the same option name different numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import DecodeError
+
+from cloudstate_core.entity_key import KeyField, key_of
+from cloudstate_core.pb.cloudstate import entity_pb2
+from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2
+
+EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
+SUPPORTED = (EVENT_SOURCED,)
+_KEY_OPTIONS = (1080, 50002)
+
+
+class InvalidSpec(Exception):
+    """The function's discovery answer cannot be served: says what, where and which rule. It is reported to the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One method that takes commands."""
+
+    path: str
+    service: str
+    name: str
+    persistence_id: str
+    entity_type: str
+    input_type: str
+    output_type: str
+    key_fields: tuple[KeyField, ...]
+    key_names: str
+    passivation: float | None
+    """The component's own idle time in seconds, if it names one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceModel:
+    """All components of a function."""
+
+    methods: Mapping[str, MethodInfo]
+    services: Sequence[str]
+    pool: descriptor_pool.DescriptorPool
+    name: str
+    library: str
+
+    def key(self, method: MethodInfo, payload: bytes) -> str:
+        """The entity key in a request; '' when it is missing. MalformedMessage when the request does not parse."""
+        return key_of(payload, method.key_fields)
+
+    def method_table(self) -> list[coordination_pb2.Method]:
+        """The methods as routers need them."""
+        return [
+            coordination_pb2.Method(
+                path=m.path,
+                persistence_id=m.persistence_id,
+                key_fields=[coordination_pb2.KeyField(numbers=numbers, type=kind) for numbers, kind in m.key_fields],
+            )
+            for m in self.methods.values()
+        ]
+
+
+def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
+    """Check a discovery answer and make the model of it. InvalidSpec names the first breach."""
+    if not spec.entities:
+        raise InvalidSpec("the function serves no entity: EntitySpec.entities must have at least one")
+    version = (spec.service_info.protocol_major_version, spec.service_info.protocol_minor_version)
+    if version not in ((0, 0), (0, 1), (0, 2)):
+        raise InvalidSpec(f"protocol version {version[0]}.{version[1]}: this proxy speaks 0.1 and 0.2")
+    pool = _pool(spec.proto)
+    methods: dict[str, MethodInfo] = {}
+    owners: dict[str, str] = {}
+    for entity in spec.entities:
+        for method in _component(entity, pool):
+            methods[method.path] = method
+        persistence_id = entity.persistence_id or entity.service_name
+        if persistence_id in owners:
+            raise InvalidSpec(
+                f"{entity.service_name} and {owners[persistence_id]}: have the same persistence id {persistence_id!r}; each entity needs one of its own"
+            )
+        owners[persistence_id] = entity.service_name
+    info = spec.service_info
+    library = f"{info.support_library_name} {info.support_library_version}".strip()
+    return ServiceModel(methods, sorted({m.service for m in methods.values()}), pool, info.service_name, library)
+
+
+def _pool(serialized: bytes) -> descriptor_pool.DescriptorPool:
+    """A pool with every file of a set, whatever their order."""
+    try:
+        files = descriptor_pb2.FileDescriptorSet.FromString(serialized).file
+    except DecodeError as error:
+        raise InvalidSpec("EntitySpec.proto: is not a serialized google.protobuf.FileDescriptorSet") from error
+    waiting = {file.name: file for file in files}
+    pool, added = descriptor_pool.DescriptorPool(), set[str]()
+    missing = {f"{d} (imported by {f.name})" for f in waiting.values() for d in f.dependency if d not in waiting}
+    if missing:
+        raise InvalidSpec(f"EntitySpec.proto: has not all files: {', '.join(sorted(missing))}")
+    while waiting:
+        ready = [file for file in waiting.values() if added.issuperset(file.dependency)]
+        if not ready:
+            raise InvalidSpec(f"EntitySpec.proto: files import each other in a circle: {', '.join(sorted(waiting))}")
+        for file in ready:
+            try:
+                pool.AddSerializedFile(file.SerializeToString())
+            except TypeError as error:
+                raise InvalidSpec(f"EntitySpec.proto: {file.name}: {error}") from error
+            added.add(file.name)
+            del waiting[file.name]
+    return pool
+
+
+def _component(entity: entity_pb2.Entity, pool: descriptor_pool.DescriptorPool) -> list[MethodInfo]:
+    if entity.entity_type not in SUPPORTED:
+        raise InvalidSpec(f"{entity.service_name}: entity type {entity.entity_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
+    try:
+        service = pool.FindServiceByName(entity.service_name)
+    except KeyError as error:
+        raise InvalidSpec(f"{entity.service_name}: EntitySpec.proto does not define this service") from error
+    timeout = entity.passivation_strategy.timeout.timeout
+    return [_method(entity, method, timeout / 1000 if timeout > 0 else None) for method in service.methods]
+
+
+def _method(entity: entity_pb2.Entity, method: MethodDescriptor, passivation: float | None) -> MethodInfo:
+    where = f"{entity.service_name}.{method.name}"
+    if method.client_streaming or method.server_streaming:
+        raise InvalidSpec(f"{where}: is a streaming method; an event sourced entity takes unary ones only")
+    keys = [field for field in method.input_type.fields if _is_key(field)]
+    if not keys:
+        raise InvalidSpec(f"{where}: {method.input_type.full_name} has no entity key; mark a field with (cloudstate.entity_key) = true")
+    return MethodInfo(
+        path=f"/{entity.service_name}/{method.name}",
+        service=entity.service_name,
+        name=method.name,
+        persistence_id=entity.persistence_id or entity.service_name,
+        entity_type=entity.entity_type,
+        input_type=method.input_type.full_name,
+        output_type=method.output_type.full_name,
+        key_fields=tuple(((field.number,), field.type) for field in keys),
+        key_names=_names(method.input_type, keys),
+        passivation=passivation,
+    )
+
+
+def _names(message: Descriptor, keys: Sequence[FieldDescriptor]) -> str:
+    return " and ".join(f"{message.full_name}.{field.name}" for field in keys)
+
+
+def _is_key(field: FieldDescriptor) -> bool:
+    """True when either key option is set; read from the serialized options, whatever extension they were written with."""
+    if field.is_repeated or field.type == FieldDescriptor.TYPE_MESSAGE:
+        return False
+    options = field.GetOptions().SerializeToString()
+    return any(_flag(options, number) for number in _KEY_OPTIONS)
+
+
+def _flag(options: bytes, number: int) -> bool:
+    return key_of(options, [((number,), FieldDescriptor.TYPE_BOOL)]) == "true"
