@@ -1,18 +1,16 @@
 """All entities in memory: mailboxes, streams to the user function, and the journal behind them.
 
 Guarantees: one command in flight per entity; an answer leaves only after its events are stored; after a refused or unknown append the
-function's copy is thrown away and rebuilt, so memory never differs from the journal; every command ends with exactly one answer. Journal
-operations asked for during one batch of events go out as one batch (`flush`).
+function's copy is thrown away and rebuilt, so memory never differs from the journal; every command ends with exactly one answer.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,9 +25,7 @@ from cloudstate_core.journal.api import (
     EntityKey,
     Fenced,
     Found,
-    Journal,
     Lookup,
-    Operation,
     Outcome,
     Regressed,
     Token,
@@ -41,6 +37,7 @@ from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Status, Transport
 from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field, opening
+from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.service import MethodInfo
 
 log = logging.getLogger(__name__)
@@ -48,8 +45,6 @@ log = logging.getLogger(__name__)
 HANDLE = "/cloudstate.eventsourced.EventSourced/handle"
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
-
-Handler = Callable[[Outcome], None]
 
 
 class LossListener(Protocol):
@@ -76,22 +71,20 @@ class Entities:
         self,
         transport: Transport,
         function: int,
-        journal: Journal,
+        batch: JournalBatch,
         losses: LossListener,
         limits: EntityLimits,
         report_error: Callable[[str], None],
     ) -> None:
-        self._transport, self._function, self._journal, self._losses = transport, function, journal, losses
+        self._transport, self._function, self._losses = transport, function, losses
+        self._ask = batch.ask
         self._limits, self._report_error = limits, report_error
         self._entities: dict[EntityKey, Entity] = {}
         self._by_stream: dict[int, Entity] = {}
         self._by_call: dict[int, Entity] = {}
         self._by_shard: dict[int, set[EntityKey]] = defaultdict(set)
         self._drains: dict[int, Callable[[], None]] = {}
-        self._operations: list[Operation] = []
-        self._handlers: list[Handler] = []
         self._encoder = CommandEncoder()
-        self._thread = threading.get_ident()
         self._busy_seconds: dict[int, float] = defaultdict(float)
         self._loads: dict[int, float] = {}
         self._loads_at = time.monotonic()
@@ -508,30 +501,6 @@ class Entities:
         smoothed = {s: 0.7 * self._loads.get(s, 0.0) + 0.3 * fresh.get(s, 0.0) for s in shards}
         self._loads = {s: value for s, value in smoothed.items() if value > 1e-9}
         return {s: self._loads.get(s, 0.0) + 1e-5 * len(self._by_shard.get(s, ())) for s in shards}
-
-    # Journal ------------------------------------------------------------------------------------------------------------
-
-    def _ask(self, operation: Operation, handler: Handler) -> None:
-        self._operations.append(operation)
-        self._handlers.append(handler)
-
-    def flush(self) -> None:
-        """Submit what this batch asked of the journal, and what its answers ask in turn."""
-        while self._operations:
-            operations, self._operations = self._operations, []
-            handlers, self._handlers = self._handlers, []
-            self._journal.submit(operations, lambda outcomes, handlers=handlers: self._outcomes(handlers, outcomes))  # type: ignore[misc]
-
-    def _outcomes(self, handlers: Sequence[Handler], outcomes: Sequence[Outcome]) -> None:
-        if threading.get_ident() != self._thread:
-            self._transport.post(lambda: self._handle(handlers, outcomes))
-            return
-        for handler, outcome in zip(handlers, outcomes, strict=True):
-            handler(outcome)
-
-    def _handle(self, handlers: Sequence[Handler], outcomes: Sequence[Outcome]) -> None:
-        self._outcomes(handlers, outcomes)
-        self.flush()
 
 
 def _headers(metadata: entity_pb2.Metadata) -> list[tuple[str, bytes]]:

@@ -17,7 +17,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGETS = {
-    "cloudstate_core.pb": (ROOT / "cloudstate_core/pb", ["cloudstate", "cloudstate_knative"], ["proto"]),
+    "cloudstate_core.pb": (ROOT / "cloudstate_core/pb", ["cloudstate", "cloudstate_knative", "grpc"], ["proto"]),
     "cloudstate_sdk.pb": (ROOT / "sdk/python/cloudstate_sdk/pb", ["cloudstate"], ["proto"]),
 }
 OURS = re.compile(r"^(from|import) (cloudstate(?:_knative)?(?:\.[\w.]+)?)( import|\.)?", re.MULTILINE)

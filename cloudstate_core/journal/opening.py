@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 from cloudstate_core.journal.api import Journal, JournalError
 from cloudstate_core.journal.remote import RemoteJournal
-from cloudstate_core.transport.api import Event, Transport
-
-OnEvent = Callable[[Event], bool]
+from cloudstate_core.transport.api import EventHandler, Transport
 
 
 def open_journal(
     url: str, keyspace: str, shard_count: int, transport: Transport, on_open: Callable[[Journal | JournalError], None]
-) -> OnEvent | None:
+) -> EventHandler | None:
     """Open a keyspace; `on_open` is called once, at once or later, with the journal or the error.
 
     Returns the handler that must be given the transport's stream events, for a journal that is reached over the transport.

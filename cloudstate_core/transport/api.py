@@ -44,6 +44,8 @@ HTTP = 7
 listener, which passes bodies through), detail = `(method: str, path_and_query: str, picked)`."""
 
 Event = tuple[int, int, bytes, Any]
+EventHandler = Callable[[Event], bool]
+"""Handles an event; False when it belongs to somebody else."""
 
 
 class Outcome(enum.IntEnum):

@@ -1,0 +1,260 @@
+"""Wires one proxy process: discovery and journal first, then the ports, then membership; and its end in the opposite order.
+
+Everything below runs on the transport's callback thread. The data port opens only once the function's answer was found good and the journal
+is open; the admin port is there from the start and says what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from importlib import metadata
+
+from cloudstate_core import transport as transports
+from cloudstate_core.journal.api import Journal, JournalError
+from cloudstate_core.journal.opening import open_journal
+from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Event, ListenOptions
+from stateful_proxy.admin import Admin
+from stateful_proxy.coordinator import Coordinator
+from stateful_proxy.discovery import Discovery
+from stateful_proxy.dispatch import LISTEN, Dispatch
+from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.ownership import Ownership
+from stateful_proxy.service import ServiceModel
+from stateful_proxy.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SWEEP = 1.0
+"""Seconds between looks for idle entities."""
+DRAIN_LIMIT = 8.0
+"""Seconds that handing over all shards may take when the process is told to stop."""
+
+
+class Proxy:
+    """One proxy. `ended` is set once a drain is over; `failure` says why the proxy cannot serve at all."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ended = threading.Event()
+        self.failure = ""
+        self._transport = transports.create(settings.transport)
+        self._member = f"{settings.pod}/{secrets.token_hex(4)}"
+        self._model: ServiceModel | None = None
+        self._journal: Journal | None = None
+        self._on_journal_event: api.EventHandler | None = None
+        self._batch: JournalBatch | None = None
+        self._entities: Entities | None = None
+        self._dispatch: Dispatch | None = None
+        self._coordinator: Coordinator | None = None
+        self._ownership: Ownership | None = None
+        self._admin = Admin(self._transport, self.problem, self.metrics, self.shards)
+        self._draining = False
+
+    def start(self) -> None:
+        """Bind the admin port and begin. OSError when a port is taken."""
+        self._transport.start(self._on_batch)
+        self._transport.listen(self.settings.host, self.settings.admin_port, ListenOptions(http_only=True))
+        self._transport.post(self._begin)
+
+    def _begin(self) -> None:
+        settings = self.settings
+        self._function = self._transport.connect(settings.function)
+        self._discovery = Discovery(self._transport, self._function, settings.function, _version(), self._discovered)
+        self._discovery.start()
+        self._on_journal_event = open_journal(settings.journal, settings.service, settings.shards, self._transport, self._journal_opened)
+
+    def _discovered(self, model: ServiceModel) -> None:
+        self._model = model
+        self._serve_if_complete()
+
+    def _journal_opened(self, result: Journal | JournalError) -> None:
+        if isinstance(result, JournalError):
+            self._fail(str(result))
+            return
+        self._journal = result
+        self._serve_if_complete()
+
+    def _fail(self, reason: str) -> None:
+        log.error("%s", reason)
+        self.failure = reason
+        self.ended.set()
+
+    def _serve_if_complete(self) -> None:
+        """Both the function's model and the journal are there: build the rest and open the ports."""
+        if self._model is None or self._journal is None or self._dispatch is not None:
+            return
+        settings = self.settings
+        self._batch = JournalBatch(self._transport, self._journal)
+        member = self._member if settings.coordinator else ""
+        ownership = self._ownership = Ownership(self._transport, self._batch, member, settings.shards, self._owned_changed)
+        limits = EntityLimits(idle=settings.passivation)
+        report = self._discovery.report_error
+        entities = self._entities = Entities(self._transport, self._function, self._batch, ownership, limits, report)
+        ownership.tenants = entities
+        try:
+            data = self._transport.listen(settings.host, settings.data_port, LISTEN)
+            peer = self._transport.listen(settings.host, settings.peer_port, LISTEN)
+        except OSError as error:
+            self._fail(str(error))
+            return
+        if settings.coordinator:
+            hello = self._hello(data, peer)
+            self._coordinator = Coordinator(self._transport, settings.coordinator, hello, ownership, entities, lambda: None)
+        self._dispatch = Dispatch(self._transport, self._model, ownership, entities, self._coordinator)
+        if self._coordinator is not None:
+            self._coordinator.start()
+        self._transport.after(SWEEP, self._sweep)
+
+    def _hello(self, data_port: int, peer_port: int) -> pb.Hello:
+        assert self._journal is not None
+        assert self._model is not None
+        settings = self.settings
+        member = pb.Member(
+            member_id=self._member,
+            pod=settings.pod,
+            revision=settings.revision,
+            data_address=f"{settings.host}:{data_port}",
+            peer_address=f"{settings.host}:{peer_port}",
+        )
+        return pb.Hello(
+            service=settings.service,
+            member=member,
+            journal_id=self._journal.layout.journal_id,
+            shard_count=settings.shards,
+            methods=self._model.method_table(),
+        )
+
+    def _owned_changed(self) -> None:
+        if self._coordinator is not None:
+            self._coordinator.beat_soon()
+
+    def _sweep(self) -> None:
+        assert self._entities is not None
+        self._entities.passivate(time.monotonic())
+        self._transport.after(SWEEP, self._sweep)
+
+    # Events -------------------------------------------------------------------------------------------------------------
+
+    def _on_batch(self, events: list[Event]) -> None:
+        entities, dispatch = self._entities, self._dispatch
+        for event in events:
+            kind = event[0]
+            if dispatch is not None and entities is not None:
+                if kind == api.CALL:
+                    dispatch.on_event(event)
+                    continue
+                if (kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED or kind == api.CALL_CANCELLED) and entities.on_event(event):
+                    continue
+            self._rare(event)
+        if self._batch is not None:
+            self._batch.flush()
+
+    def _rare(self, event: Event) -> None:
+        """Events off the innermost path."""
+        kind = event[0]
+        if kind == api.HTTP:
+            self._admin.on_event(event)
+            return
+        if kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
+            handlers = (self._on_journal_event, self._coordinator and self._coordinator.on_event, self._discovery.on_event)
+            any(handler(event) for handler in handlers if handler)
+        elif self._dispatch is not None:
+            self._dispatch.on_event(event)
+
+    # Views --------------------------------------------------------------------------------------------------------------
+
+    def problem(self) -> str:
+        """Why the proxy is not ready; '' when it is."""
+        if self.failure or self._draining:
+            return self.failure or "draining"
+        if self._model is None:
+            return self._discovery.problem
+        if self._journal is None:
+            return f"journal {self.settings.journal}: is not open yet"
+        if self._coordinator is not None and not self._coordinator.joined:
+            return self._coordinator.problem
+        return "" if self._dispatch is not None else "starting"
+
+    def metrics(self) -> dict[str, float]:
+        """Figures for the metrics page."""
+        entities, ownership, dispatch = self._entities, self._ownership, self._dispatch
+        if entities is None or ownership is None or dispatch is None:
+            return {"cloudstate_ready": 0}
+        return {
+            "cloudstate_ready": float(not self.problem()),
+            "cloudstate_entities_active": entities.active,
+            "cloudstate_entities_passivated_total": entities.passivated,
+            "cloudstate_commands_total": entities.commands,
+            "cloudstate_journal_fenced_total": entities.fenced,
+            "cloudstate_journal_regressed_total": entities.regressed,
+            "cloudstate_shards_owned": len(ownership.owned),
+            "cloudstate_shard_claims_total": ownership.claims,
+            "cloudstate_shard_handoffs_total": ownership.handoffs,
+            "cloudstate_shard_losses_total": ownership.losses,
+            "cloudstate_calls_forwarded_total": dispatch.forwarded,
+            "cloudstate_calls_refused_total": dispatch.refused,
+        }
+
+    def shards(self) -> dict[str, object]:
+        """Owned shards and their epochs."""
+        if self._ownership is None:
+            return {"owned": {}}
+        owned = {str(shard): token.epoch for shard, token in self._ownership.owned.items()}
+        return {"member": self._member, "generation": self._ownership.generation, "owned": owned}
+
+    # The end ------------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """From any thread: hand over every shard, then end calls and set `ended`."""
+        self._transport.post(self._drain)
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        if self._coordinator is None or self._ownership is None or self._batch is None:
+            self._close()
+            return
+        self._coordinator.draining = True
+        self._coordinator.beat()
+        deadline = time.monotonic() + DRAIN_LIMIT
+        if not self._ownership.owned:
+            self._close()
+            return
+        self._await_handover(deadline)
+
+    def _await_handover(self, deadline: float) -> None:
+        """The leader moves the shards away; what is left at the deadline is sealed without a successor."""
+        assert self._ownership is not None
+        assert self._batch is not None
+        if not self._ownership.owned:
+            self._close()
+        elif time.monotonic() >= deadline:
+            self._ownership.drain_all()
+            self._batch.flush()
+            self._transport.after(1.0, self._close)
+        else:
+            self._transport.after(0.05, lambda: self._await_handover(deadline))
+
+    def _close(self) -> None:
+        self._transport.drain(2.0, self.ended.set)
+
+    def stop(self) -> None:
+        """Close journal and transport."""
+        if self._journal is not None:
+            self._journal.close()
+        self._transport.stop()
+        self._transport.join()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cloudstate-knative")
+    except metadata.PackageNotFoundError:
+        return "0"

@@ -1,0 +1,78 @@
+"""The proxy's settings, from the environment; every error names the key, the value and the rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class SettingsError(Exception):
+    """A setting is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one proxy process needs to know."""
+
+    function: str
+    """Address of the user function, host:port."""
+    host: str
+    """Address that all ports are bound to."""
+    data_port: int
+    peer_port: int
+    admin_port: int
+    """0 takes a free port."""
+    journal: str
+    """`memory:`, `sqlite:PATH` or `remote:HOST:PORT`."""
+    coordinator: str
+    """Address of the leader; empty: standalone, every shard is this proxy's."""
+    service: str
+    """'<namespace>/<name>'; also the journal's keyspace."""
+    revision: str
+    pod: str
+    shards: int
+    passivation: float
+    """Idle seconds after which an entity leaves memory."""
+    transport: str
+
+
+def settings_of(environment: Mapping[str, str]) -> Settings:
+    """Read CLOUDSTATE_* variables. SettingsError on the first that is wrong."""
+
+    def text(name: str, default: str) -> str:
+        return environment.get(f"CLOUDSTATE_{name}", default)
+
+    def number(name: str, default: int, low: int, high: int) -> int:
+        value = text(name, str(default))
+        if not value.isdecimal() or not low <= int(value) <= high:
+            raise SettingsError(f"CLOUDSTATE_{name}={value!r}: must be a whole number from {low} to {high}")
+        return int(value)
+
+    function, service = text("USER_FUNCTION", "127.0.0.1:8080"), text("SERVICE", "default/service")
+    if not re.fullmatch(r".+:\d+", function):
+        raise SettingsError(f"CLOUDSTATE_USER_FUNCTION={function!r}: must be host:port")
+    if service.count("/") != 1:
+        raise SettingsError(f"CLOUDSTATE_SERVICE={service!r}: must be namespace/name")
+    return Settings(
+        function=function,
+        host=text("HOST", "127.0.0.1"),
+        data_port=number("DATA_PORT", 9000, 0, 65535),
+        peer_port=number("PEER_PORT", 8559, 0, 65535),
+        admin_port=number("ADMIN_PORT", 8558, 0, 65535),
+        journal=text("JOURNAL", "memory:"),
+        coordinator=text("COORDINATOR", ""),
+        service=service,
+        revision=text("REVISION", ""),
+        pod=text("POD", "local"),
+        shards=number("SHARDS", 256, 1, 4096),
+        passivation=_seconds(text("PASSIVATION_TIMEOUT", "30s")),
+        transport=text("TRANSPORT", "auto"),
+    )
+
+
+def _seconds(value: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value)
+    if match is None or float(match[1]) <= 0:
+        raise SettingsError(f"CLOUDSTATE_PASSIVATION_TIMEOUT={value!r}: must be a duration above zero such as 500ms, 30s or 2m")
+    return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
