@@ -19,15 +19,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGETS = {
     "cloudstate_core.pb": (ROOT / "cloudstate_core/pb", ["cloudstate", "cloudstate_knative", "grpc"], ["proto"]),
     "cloudstate_sdk.pb": (ROOT / "sdk/python/cloudstate_sdk/pb", ["cloudstate"], ["proto"]),
+    "pb": (ROOT / "samples/shopping-cart/pb", ["shoppingcart"], ["samples/shopping-cart/proto", "proto"]),
 }
-OURS = re.compile(r"^(from|import) (cloudstate(?:_knative)?(?:\.[\w.]+)?)( import|\.)?", re.MULTILINE)
-
-
 def rewrite(text: str, package: str) -> str:
-    """Point imports of our own generated modules below `package`."""
-    text = re.sub(r"^from (cloudstate(?:_knative(?:\.v1)?)?) import", rf"from {package}.\1 import", text, flags=re.MULTILINE)
-    text = re.sub(r"^import (cloudstate(?:_knative)?\.\S+)( as (\w+))?$", rf"import {package}.\1\2", text, flags=re.MULTILINE)
-    return re.sub(r"(?<![\w.])(cloudstate(?:_knative)?(?:\.v1)?\.\w+_pb2)\b", rf"{package}.\1", text) if ".pyi" in package else text
+    """Point imports of generated modules to where they live for `package`."""
+
+    def moved(match: re.Match[str]) -> str:
+        root = match[2]
+        home = "pb" if root == "shoppingcart" else "cloudstate_sdk.pb" if package == "pb" else package
+        return f"{match[1]} {home}.{root}{match[3]}"
+
+    return re.sub(r"^(from|import) (cloudstate_knative|cloudstate|shoppingcart)([\w.]* import|\.\S+)", moved, text, flags=re.MULTILINE)
 
 
 def generate(package: str, roots: list[str], includes: list[str], out: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from cloudstate_core.journal import wire
-from cloudstate_core.journal.api import Journal, JournalError, Outcome
+from cloudstate_core.journal.api import Done, Journal, JournalError, Outcome
 
 MAX_OUTSTANDING = 1_000
 """Batches of one client that may be unanswered; the server reads no more until some are answered."""
@@ -26,7 +26,7 @@ class JournalServer:
 
     async def start(self, host: str, port: int) -> int:
         """Serve; returns the bound port."""
-        method = grpc.stream_stream_rpc_method_handler(self._session)
+        method: Any = grpc.stream_stream_rpc_method_handler(self._session)
         service, name = wire.PATH.strip("/").split("/")
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
         self._server = grpc.aio.server(handlers=[grpc.method_handlers_generic_handler(service, {name: method})], options=options)
@@ -72,6 +72,13 @@ class JournalServer:
         finally:
             reader.cancel()
 
+    @staticmethod
+    def _answer(number: int, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, Sequence[Outcome]], None]) -> Done:
+        def done(outcomes: Sequence[Outcome]) -> None:
+            loop.call_soon_threadsafe(deliver, number, outcomes)
+
+        return done
+
     async def _read(self, requests: AsyncIterator[bytes], journal: Journal, answers: asyncio.Queue[bytes | None]) -> None:
         """Submit what comes in; answers arrive on the journal's thread and are handed to the loop."""
         loop = asyncio.get_running_loop()
@@ -86,7 +93,6 @@ class JournalServer:
                 batch = wire.decode_request(message)
                 if isinstance(batch, wire.Batch):
                     await outstanding.acquire()
-                    number = batch.number
-                    journal.submit(batch.operations, lambda o, n=number: loop.call_soon_threadsafe(deliver, n, o))  # type: ignore[misc]
+                    journal.submit(batch.operations, self._answer(batch.number, loop, deliver))
         finally:
             answers.put_nowait(None)

@@ -101,6 +101,7 @@ class GrpcioTransport:
         """See Transport."""
 
         async def close() -> None:
+            self._on_batch = lambda events: None
             for server in self._servers:
                 await server.stop(0)
             for channel in self._upstreams.values():
