@@ -1,0 +1,1 @@
+"""Where shards live: who is a member, which shards should move, and how a move converges. No I/O, no clocks."""
