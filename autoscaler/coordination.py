@@ -145,6 +145,8 @@ class CoordinationServer:
     async def _beats(self, requests: AsyncIterator[pb.JoinRequest], placement: ServicePlacement, name: str, peer: _Peer) -> None:
         try:
             async for request in requests:
+                if name not in placement.states:
+                    return
                 placement.heartbeat(self._clock(), name, request.heartbeat)
                 self._wake.set()
                 acknowledgement = pb.Acknowledgement(sent_at=request.heartbeat.sent_at, generation=placement.map.generation)
