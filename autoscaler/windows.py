@@ -87,11 +87,11 @@ class WeightedWindow:
     def average(self, now: float) -> float:
         """The weighted average at `now`; 0 without data in the window."""
         index = math.floor(now / self._granularity)
-        return sum(
-            value * self.alpha * (1 - self.alpha) ** (index - bucket)
-            for bucket, value in self._buckets.items()
-            if 0 <= index - bucket < self._size
-        )
+        average = 0.0
+        for bucket, value in self._buckets.items():
+            if 0 <= index - bucket < self._size:
+                average += value * self.alpha * float((1 - self.alpha) ** (index - bucket))
+        return average
 
     def empty(self, now: float) -> bool:
         """True when nothing was written within the window."""

@@ -23,7 +23,7 @@ from autoscaler.coordination import CoordinationServer
 from autoscaler.placement.service import ServicePlacement
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import ScalingLoop
-from autoscaler.settings import effective
+from autoscaler.settings import effective, placement_settings
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.pods import LocalPods, free_port
@@ -41,7 +41,7 @@ class StartError(Exception):
 class ShardsByPod:
     """A service's placement as the scaling loop sees it: by pod instead of by proxy process."""
 
-    def __init__(self, placement: ServicePlacement, clock: float | None = None) -> None:
+    def __init__(self, placement: ServicePlacement) -> None:
         self._placement = placement
 
     def _member(self, pod: str) -> str | None:
@@ -65,7 +65,7 @@ class ShardsByPod:
     def drain_pod(self, pod: str) -> None:
         """Move the pod's shards away, or free them when no other pod is left."""
         if (member := self._member(pod)) is not None:
-            self._placement.drain(time.monotonic(), member)
+            self._placement.drain(member)
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class LocalInstallation:
             service.task = asyncio.create_task(service.loop.run())
 
     def _add(self, spec: LocalService, environment: dict[str, str]) -> None:
-        settings = effective(spec.annotations, spec.policy)
+        settings = effective(spec.annotations, spec.policy, concurrency=spec.container_concurrency)
         placement = self._coordination.add_service(
             spec.full_name,
             shard_count=spec.shards,
@@ -121,6 +121,7 @@ class LocalInstallation:
             default_revision=spec.revision,
             container_concurrency=spec.container_concurrency,
             timeout_seconds=spec.timeout_seconds,
+            settings=placement_settings(spec.policy),
         )
 
         def on_end(pod: str) -> None:

@@ -186,7 +186,6 @@ class ServicePlacement:
             if self.map.entries[shard].owner:
                 self.moves_total += 1
             changes[shard] = Entry(owner=plan[shard])
-            self._moved_at[shard] = now
 
     def _drain_members(self, changes: dict[int, Entry]) -> None:
         """Shards of leaving members move to the others; without others nobody owns them."""
