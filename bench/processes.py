@@ -49,11 +49,11 @@ def wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args}: ended with {process.returncode} before it listened on {port}")
+            raise RuntimeError(f"{process.args!r}: ended with {process.returncode} before it listened on {port}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
             return
         time.sleep(0.01)
-    raise RuntimeError(f"{process.args}: does not listen on {port} after {PATIENCE:g} s")
+    raise RuntimeError(f"{process.args!r}: does not listen on {port} after {PATIENCE:g} s")
 
 
 def resident_mb(pid: int) -> float:

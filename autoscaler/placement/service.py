@@ -137,7 +137,7 @@ class ServicePlacement:
         self._suspect(now)
         changes: dict[int, Entry] = {}
         self._converge(changes)
-        self._place_homeless(now, changes)
+        self._place_homeless(changes)
         self._drain_members(changes)
         if not changes:
             self._balance(now, changes)
@@ -170,7 +170,7 @@ class ServicePlacement:
                 changes[shard] = Entry(owner=entry.next)
                 self.moves_total += 1
 
-    def _place_homeless(self, now: float, changes: dict[int, Entry]) -> None:
+    def _place_homeless(self, changes: dict[int, Entry]) -> None:
         """Shards of nobody, or of the dead, go to living members at once."""
         targets = self.ready_members()
         homeless = [s for s, e in self._entries(changes) if not e.moving and e.owner not in self.states]

@@ -13,8 +13,26 @@ from dataclasses import dataclass, field
 from cloudstate_core.hashing import HASH_NAME
 from cloudstate_core.journal import rules
 from cloudstate_core.journal.api import (
-    Activate, Active, Append, Appended, Check, Claim, Claimed, Done, EntityKey, Event, Found, Layout, Lookup, Operation, Outcome, Seal,
-    Sealed, Unbound, Uninitialised, Value,
+    Activate,
+    Active,
+    Append,
+    Appended,
+    Check,
+    Claim,
+    Claimed,
+    Done,
+    EntityKey,
+    Event,
+    Found,
+    Layout,
+    Lookup,
+    Operation,
+    Outcome,
+    Seal,
+    Sealed,
+    Unbound,
+    Uninitialised,
+    Value,
 )  # fmt: skip
 
 COMMANDS_KEPT = 10_000

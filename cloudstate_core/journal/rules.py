@@ -9,7 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloudstate_core.journal.api import (
-    Activate, Append, Check, Claim, Claimed, Current, Duplicate, Fenced, Outcome, Raced, Regressed, Seal, Stale, Token, Unbound, Uninitialised,
+    Activate,
+    Append,
+    Check,
+    Claim,
+    Claimed,
+    Current,
+    Duplicate,
+    Fenced,
+    Outcome,
+    Raced,
+    Regressed,
+    Seal,
+    Stale,
+    Token,
+    Unbound,
+    Uninitialised,
 )  # fmt: skip
 
 

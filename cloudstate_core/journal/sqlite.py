@@ -18,8 +18,28 @@ from collections.abc import Sequence
 from cloudstate_core.hashing import HASH_NAME
 from cloudstate_core.journal import rules
 from cloudstate_core.journal.api import (
-    Activate, Active, Append, Appended, Check, Claim, Claimed, Done, EntityKey, Event, Found, Incompatible, JournalError, Layout, Lookup,
-    Operation, Outcome, Refused, Seal, Sealed, Uninitialised, Value,
+    Activate,
+    Active,
+    Append,
+    Appended,
+    Check,
+    Claim,
+    Claimed,
+    Done,
+    EntityKey,
+    Event,
+    Found,
+    Incompatible,
+    JournalError,
+    Layout,
+    Lookup,
+    Operation,
+    Outcome,
+    Refused,
+    Seal,
+    Sealed,
+    Uninitialised,
+    Value,
 )  # fmt: skip
 
 MAX_WAITING = 10_000

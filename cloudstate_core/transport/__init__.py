@@ -21,7 +21,8 @@ def create(backend: str = "auto") -> Transport:
             if backend == "native":
                 raise
         else:
-            return NativeTransport()
+            native: Transport = NativeTransport()
+            return native
     from cloudstate_core.transport.grpcio_backend import GrpcioTransport
 
     return GrpcioTransport()

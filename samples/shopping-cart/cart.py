@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cloudstate_sdk import Context, Function, command, event, event_sourced, restore, snapshot
 from google.protobuf.empty_pb2 import Empty
-
 from pb.shoppingcart import shoppingcart_pb2 as api
 from pb.shoppingcart.persistence import domain_pb2 as domain
 

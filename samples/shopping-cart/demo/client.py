@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc.aio
-
 from pb.shoppingcart import shoppingcart_pb2 as messages
 
 _SERVICE = "/com.example.shoppingcart.ShoppingCart"

@@ -40,10 +40,9 @@ class Figures:
         """The figures as a line, starting a new list of latencies."""
         ordered = sorted(self.latencies)
         self.latencies = []
-        quantile = (lambda q: ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000) if ordered else (lambda q: 0.0)
         return {
             "sent": self.sent, "acknowledged": self.acknowledged, "failed": self.failed, "retried": self.retried,
-            "p50_ms": quantile(0.5), "p99_ms": quantile(0.99),
+            "p50_ms": _quantile(ordered, 0.5) * 1000, "p99_ms": _quantile(ordered, 0.99) * 1000,
         }  # fmt: skip
 
 
@@ -118,6 +117,10 @@ async def _report(load: Load) -> None:
     while True:
         await asyncio.sleep(0.5)
         print(json.dumps(load.figures.report()), flush=True)
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def _plain(ledger: Ledger) -> dict[str, dict[str, list[str]]]:

@@ -113,7 +113,7 @@ class Script:
         self.figures.shards_moved = self.service.placement.moves_total
         self.stage.say(f"   no pods {self.figures.time_to_zero:.1f} s after the last command; a last command wakes it")
         self.figures.warm_start = await self.wake()
-        carts = {}
+        carts: dict[str, dict[str, int]] = {}
         for start in range(0, len(ledger.carts), 20):
             names = ledger.carts[start : start + 20]
             found = await asyncio.gather(*(self.client.get_cart(name, timeout=30) for name in names))
