@@ -22,10 +22,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml sdk/python/setup.cfg | $(BIN)/pytho
 	@touch $@
 
 $(VENV)/.engine: $(ENGINE_SOURCES) $(VENV)/.installed
-ifneq ($(CARGO),)
+ifneq ($(and $(CARGO),$(wildcard engine/Cargo.toml)),)
 	VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(dir $(CARGO)):$$PATH" $(BIN)/maturin develop --quiet --release -m engine/Cargo.toml
 else
-	@echo "no Rust toolchain: the grpcio backend serves instead of the native engine"
+	@echo "no native engine to build: the grpcio backend serves"
 endif
 	@touch $@
 

@@ -63,7 +63,7 @@ class LinearWindow:
 
 def smoothing_factor(buckets: int) -> float:
     """α of the exponential weights: max(1 − (1 − 0.9999)^(1/n), 0.2), n buckets."""
-    return max(1 - (1 - 0.9999) ** (1 / buckets), 0.2)
+    return max(1 - math.pow(1 - 0.9999, 1 / buckets), 0.2)
 
 
 class WeightedWindow:

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 import grpc
 
@@ -26,7 +27,7 @@ def _ready(port: int) -> bool:
 def _activate(port: int) -> None:
     """One command to each of the entities."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary(UNARY)
+        call: Any = channel.unary_unary(UNARY)
         waiting = []
         for number in range(ENTITIES):
             key = f"entity-{number:06d}".encode()

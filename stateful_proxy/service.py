@@ -85,7 +85,7 @@ def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
         persistence_id = entity.persistence_id or entity.service_name
         if persistence_id in owners:
             raise InvalidSpec(
-                f"{entity.service_name} and {owners[persistence_id]}: have the same persistence id {persistence_id!r}; each entity needs one of its own"
+                f"{entity.service_name} and {owners[persistence_id]}: have the same persistence id {persistence_id!r}; each needs its own"
             )
         owners[persistence_id] = entity.service_name
     info = spec.service_info
