@@ -7,6 +7,7 @@ function's copy is thrown away and rebuilt, so memory never differs from the jou
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections import defaultdict
@@ -42,6 +43,10 @@ from stateful_proxy.service import MethodInfo
 
 log = logging.getLogger(__name__)
 
+IN_DOUBT = "the journal did not answer in time, so the command may have been executed"
+_AT_JOURNAL = (State.APPENDING, State.LOOKING_UP)
+_HEADER_NAME = re.compile(r"[0-9a-z_.\-]+")
+_RESERVED = re.compile(r"grpc-|cloudstate-|(content-type|content-length|te|trailer|connection|transfer-encoding|upgrade|keep-alive|host)$")
 HANDLE = "/cloudstate.eventsourced.EventSourced/handle"
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
@@ -143,6 +148,7 @@ class Entities:
             self._settle(entity, outcome.seq)
             entity.seq, entity.next_id, entity.state = outcome.seq, 1, State.IDLE
             if entity.leaving or not entity.mailbox:
+                self._refuse_waiting(entity)
                 self._leave(entity)
                 return
             entity.stream = self._transport.open(self._function, HANDLE)
@@ -151,8 +157,12 @@ class Entities:
                 self._transport.send(entity.stream, message)
             self._next(entity)
         elif isinstance(outcome, Fenced):
+            self._settle_fenced(entity)
             self._lost(entity, outcome.epoch)
         else:
+            if entity.current is not None:
+                self._finish(entity.current, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}; {IN_DOUBT}")
+                self._done(entity)
             self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
 
     def _settle(self, entity: Entity, seq: int) -> None:
@@ -166,30 +176,65 @@ class Entities:
         else:
             entity.mailbox.appendleft(command)
 
+    def _settle_fenced(self, entity: Entity) -> None:
+        """After an append whose outcome was unknown, in a shard that is lost: it can no longer land, so its command id tells."""
+        command, answer = entity.current, entity.answer
+        self._done(entity)
+        if command is None or answer is None:
+            return
+        self._by_call.pop(command.call, None)
+        doubt = f"{entity.service}: the shard has moved; {IN_DOUBT}"
+        if not command.command_id:
+            self._finish(command, Status.UNAVAILABLE, doubt)
+            return
+
+        def found(outcome: Outcome) -> None:
+            if not isinstance(outcome, Found):
+                self._finish(command, Status.UNAVAILABLE, doubt)
+            elif outcome.outcome is None:
+                self._refuse(command.call, "lost")
+            else:
+                answer.payload = outcome.outcome
+                self._deliver(command, answer)
+
+        self._ask(Lookup(entity.key, command.command_id), found)
+
     def _next(self, entity: Entity) -> None:
-        """Begin the next waiting command, if the entity is free."""
-        if entity.state is not State.IDLE or not entity.mailbox:
-            if entity.state is State.IDLE and entity.leaving:
-                self._leave(entity)
+        """Begin the next waiting command, if the entity is free; leave, if it is to."""
+        if entity.state is not State.IDLE:
+            return
+        if entity.leaving:
+            self._refuse_waiting(entity)
+            self._leave(entity)
+            return
+        if not entity.mailbox:
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id:
             command.retry = False
-            entity.state, entity.current = State.APPENDING, command
+            entity.state, entity.current = State.LOOKING_UP, command
             self._ask(Lookup(entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
             return
         self._execute(entity, command)
 
     def _looked_up(self, entity: Entity, command: Command, outcome: Outcome) -> None:
         """A command that may have been executed before is answered from the journal if it was."""
-        entity.current = None
-        entity.state = State.IDLE
+        if entity.current is not command:
+            return
+        self._done(entity)
         if isinstance(outcome, Found) and outcome.outcome is not None:
             self._by_call.pop(command.call, None)
             self._transport.reply(command.call, outcome.outcome)
         else:
             entity.mailbox.appendleft(command)
-        self._next(entity)
+        self._go_on(entity)
+
+    def _go_on(self, entity: Entity) -> None:
+        """After the journal's answer: the stream may have ended meanwhile."""
+        if entity.stream or entity.leaving:
+            self._next(entity)
+        else:
+            self._reload(entity)
 
     def _execute(self, entity: Entity, command: Command) -> None:
         entity.state, entity.current = State.BUSY, command
@@ -227,7 +272,8 @@ class Entities:
             if entity.state is not State.BUSY or reply.command_id != entity.next_id - 1:
                 self._crash(entity, "Unexpected entity reply", f"reply with command id {reply.command_id}, which is not in flight")
                 return
-            self._busy_seconds[entity.shard] += time.monotonic() - entity.started
+            entity.used = time.monotonic()
+            self._busy_seconds[entity.shard] += entity.used - entity.started
             self._replied(entity, reply)
         elif out.HasField("failure"):
             self._crash(entity, "Unexpected entity failure", out.failure.description)
@@ -285,10 +331,7 @@ class Entities:
             entity.seq = outcome.seq
             self._done(entity)
             self._deliver(command, answer)
-            if entity.stream or entity.leaving:
-                self._next(entity)
-            else:
-                self._reload(entity)
+            self._go_on(entity)
         elif isinstance(outcome, Duplicate):
             self._done(entity)
             self._by_call.pop(command.call, None)
@@ -359,7 +402,7 @@ class Entities:
     def _stream_closed(self, entity: Entity, detail: tuple[int, str, list[tuple[str, bytes]], bool]) -> None:
         """The function ended the stream, or cannot be reached."""
         entity.stream = 0
-        if entity.state is State.APPENDING:
+        if entity.state in _AT_JOURNAL:
             return
         status, text, _, refused = detail
         if refused or status == Status.UNAVAILABLE:
@@ -369,7 +412,7 @@ class Entities:
 
     def _crash(self, entity: Entity, told: str, logged: str) -> None:
         log.warning("%s: %s: %s", entity.service, told, logged)
-        if entity.state is State.APPENDING:
+        if entity.state in _AT_JOURNAL:
             self._close_stream(entity, reset=True)
             return
         if entity.current is not None:
@@ -468,8 +511,8 @@ class Entities:
         for entity in [self._entities[key] for key in self._by_shard.get(shard, set())]:
             entity.leaving = True
             self._refuse_waiting(entity)
-            if entity.state is State.APPENDING:
-                continue
+            if entity.answer is not None:
+                continue  # an append is on its way, or its outcome is being settled: the journal tells what the caller gets
             if entity.current is not None:
                 self._refuse(entity.current.call, "lost")
             self._done(entity)
@@ -504,10 +547,17 @@ class Entities:
 
 
 def _headers(metadata: entity_pb2.Metadata) -> list[tuple[str, bytes]]:
-    return [
-        (entry.key.lower(), entry.bytes_value if entry.WhichOneof("value") == "bytes_value" else entry.string_value.encode())
-        for entry in metadata.entries
-    ]
+    """A reply's metadata as response headers; what no header can carry, or what belongs to the transport, is left out."""
+    headers = []
+    for entry in metadata.entries:
+        name, binary = entry.key.lower(), entry.WhichOneof("value") == "bytes_value"
+        if not _HEADER_NAME.fullmatch(name) or _RESERVED.match(name) or binary is not name.endswith("-bin"):
+            continue
+        if binary:
+            headers.append((name, entry.bytes_value))
+        elif entry.string_value.isascii() and entry.string_value.isprintable():
+            headers.append((name, entry.string_value.encode()))
+    return headers
 
 
 def _why(outcome: Outcome) -> str:

@@ -22,11 +22,13 @@ class State(enum.IntEnum):
     """For the function's answer to the command in flight."""
     APPENDING = 3
     """For the journal to store the answer's events."""
+    LOOKING_UP = 4
+    """For the journal to say whether a command was executed before."""
 
 
 @dataclass(slots=True, eq=False)
 class Command:
-    """One call on an entity. `call` is 0 once its caller has gone."""
+    """One call on an entity."""
 
     call: int
     method: MethodInfo
@@ -64,6 +66,7 @@ class Entity:
     next_id: int = 1
     current: Command | None = None
     answer: Answer | None = None
+    """There from the append until the journal has said what became of it."""
     started: float = 0.0
     used: float = 0.0
     idle_limit: float = 30.0

@@ -1,0 +1,252 @@
+"""Fakes around the proxy's entities: a transport that records, a journal with faults, and a function that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cloudstate_core.journal.api import Append, Appended, Claim, Claimed, Done, EntityKey, Layout, Operation, Outcome, Token
+from cloudstate_core.journal.memory import MemoryJournal
+from cloudstate_core.pb.cloudstate import event_sourced_pb2
+from cloudstate_core.transport import api
+from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.service import EVENT_SOURCED, MethodInfo
+
+STRING = 9
+SHARDS = 4
+
+
+@dataclass
+class FakeStream:
+    """What was done with one client stream."""
+
+    path: str
+    sent: list[bytes] = field(default_factory=list)
+    half_closed: bool = False
+    reset: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """No more messages come from the proxy."""
+        return self.half_closed or self.reset
+
+
+@dataclass
+class FakeAnswer:
+    """How one call ended. `status` 0 with the reply's bytes, or an error with its text."""
+
+    status: int
+    body: bytes = b""
+    text: str = ""
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+
+    @property
+    def refused(self) -> bool:
+        """The caller was told that nothing was executed."""
+        return any(name == api.REFUSED_HEADER for name, _ in self.headers)
+
+
+class FakeTransport:
+    """Records what policy asks for; a call that ends twice is an error, unless its caller has gone."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, FakeStream] = {}
+        self.answers: dict[int, FakeAnswer] = {}
+        self.gone: set[int] = set()
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.posted: list[Callable[[], None]] = []
+
+    def open(self, upstream: int, path: str, headers: Sequence[api.Header] = (), timeout: float | None = None) -> int:
+        stream = len(self.streams) + 1
+        self.streams[stream] = FakeStream(path)
+        return stream
+
+    def send(self, stream: int, message: bytes) -> None:
+        assert not self.streams[stream].ended, f"stream {stream} has ended and takes no message"
+        self.streams[stream].sent.append(message)
+
+    def half_close(self, stream: int) -> None:
+        self.streams[stream].half_closed = True
+
+    def reset(self, stream: int) -> None:
+        self.streams[stream].reset = True
+
+    def reply(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
+        self._end(call, FakeAnswer(0, message, headers=list(headers)))
+
+    def finish(self, call: int, status: int, message: str = "", trailers: Sequence[api.Header] = ()) -> None:
+        self._end(call, FakeAnswer(int(status), text=message, headers=list(trailers)))
+
+    def _end(self, call: int, answer: FakeAnswer) -> None:
+        if call not in self.gone:
+            assert call not in self.answers, f"call {call} has ended already: {self.answers[call]}"
+            self.answers[call] = answer
+
+    def after(self, delay: float, callback: Callable[[], None]) -> int:
+        self.timers.append((delay, callback))
+        return len(self.timers)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        self.posted.append(callback)
+
+    def fire(self) -> list[float]:
+        """Run the timers that wait; their delays."""
+        timers, self.timers = self.timers, []
+        for _, callback in timers:
+            callback()
+        return [delay for delay, _ in timers]
+
+
+class FaultyJournal:
+    """A MemoryJournal that lies on demand, holds answers back, and keeps the whole history of each entity."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryJournal("test/service", SHARDS)
+        self.history: dict[EntityKey, list[bytes]] = {}
+        self.faults: list[tuple[type, Outcome, bool]] = []
+        self.operations: list[Operation] = []
+        self.batches = 0
+        self.holding = False
+        self._held: list[Callable[[], None]] = []
+
+    @property
+    def layout(self) -> Layout:
+        return self.inner.layout
+
+    def fail(self, operation: type, outcome: Outcome, applied: bool = False) -> None:
+        """The next such operation is answered with `outcome`, performed or not."""
+        self.faults.append((operation, outcome, applied))
+
+    def submit(self, operations: Sequence[Operation], done: Done) -> None:
+        self.batches += 1
+        self.operations += operations
+        outcomes = [self._perform(operation) for operation in operations]
+        if self.holding:
+            self._held.append(lambda: done(outcomes))
+        else:
+            done(outcomes)
+
+    def release(self) -> None:
+        """Give the answers held back, in order."""
+        self.holding = False
+        held, self._held = self._held, []
+        for answer in held:
+            answer()
+
+    def _perform(self, operation: Operation) -> Outcome:
+        fault = next((f for f in self.faults if isinstance(operation, f[0])), None)
+        if fault is not None:
+            self.faults.remove(fault)
+            if not fault[2]:
+                return fault[1]
+        outcomes: list[Outcome] = []
+        self.inner.submit([operation], outcomes.extend)
+        if isinstance(operation, Append) and isinstance(outcomes[0], Appended):
+            self.history.setdefault(operation.entity, []).extend(event.data for event in operation.events)
+        return outcomes[0] if fault is None else fault[1]
+
+    def claim(self, shard: int, owner: str = "me") -> Token:
+        """Take a shard, whoever has it."""
+        nonce = f"{owner}-{len(self.operations)}-{shard}".encode()
+        outcomes: list[Outcome] = []
+        self.inner.submit([Claim(shard, -1, 0, owner, nonce)], outcomes.extend)
+        self.operations.append(Claim(shard, -1, 0, owner, nonce))
+        assert isinstance(outcomes[0], Claimed)
+        return outcomes[0].token
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Bench:
+    """Entities with everything around them; a test plays the function and the callers."""
+
+    def __init__(self, mailbox: int = 1_000) -> None:
+        self.transport, self.journal = FakeTransport(), FaultyJournal()
+        self.batch = JournalBatch(self.transport, self.journal)  # type: ignore[arg-type]
+        self.losses: list[tuple[int, int]] = []
+        self.reported: list[str] = []
+        self.tokens = {shard: self.journal.claim(shard) for shard in range(SHARDS)}
+        limits = EntityLimits(mailbox=mailbox, idle=30.0)
+        self.entities = Entities(self.transport, 1, self.batch, self, limits, self.reported.append)  # type: ignore[arg-type]
+        self.method = MethodInfo(
+            "/test.Counter/Add", "test.Counter", "Add", "counter", EVENT_SOURCED, "test.Amount", "test.Sum", (((1,), STRING),), "key", None
+        )
+        self.calls = 0
+
+    def lost(self, shard: int, epoch: int) -> None:
+        """What ownership does: forget the shard's entities."""
+        self.losses.append((shard, epoch))
+        self.entities.drop_shard(shard)
+
+    def call(self, payload: bytes = b"x", entity: str = "a", shard: int = 0, command_id: str = "", retry: bool = False) -> int:
+        """A command arrives in a batch of its own; returns the call."""
+        self.calls += 1
+        self.entities.command(self.calls, self.method, entity, shard, self.tokens[shard], payload, command_id, retry)
+        self.batch.flush()
+        return self.calls
+
+    def event(self, kind: int, number: int, data: bytes = b"", detail: Any = None) -> bool:
+        """One event in a batch of its own."""
+        handled = self.entities.on_event((kind, number, data, detail))
+        self.batch.flush()
+        return handled
+
+    def closed(self, stream: int, status: int = 0, text: str = "", refused: bool = False) -> None:
+        """The function, or the connection, ended a stream."""
+        self.event(api.STREAM_CLOSED, stream, b"", (status, text, [], refused))
+
+    def say(self, stream: int, message: event_sourced_pb2.EventSourcedStreamOut) -> None:
+        """The function sends a message."""
+        self.event(api.STREAM_MESSAGE, stream, message.SerializeToString())
+
+    def reply(self, stream: int, command_id: int, body: bytes | None = b"ok", events: Sequence[bytes] = (), **more: Any) -> None:
+        """The function answers; `failure` and `restart` make it a failure, `snapshot` adds one."""
+        out = event_sourced_pb2.EventSourcedStreamOut()
+        out.reply.command_id = command_id
+        if "failure" in more:
+            out.reply.client_action.failure.description = more["failure"]
+            out.reply.client_action.failure.restart = more.get("restart", False)
+        elif body is not None:
+            out.reply.client_action.reply.payload.value = body
+            for key, value in more.get("metadata", {}).items():
+                out.reply.client_action.reply.metadata.entries.add(key=key, string_value=value)
+        for event in events:
+            out.reply.events.add(type_url="json.cloudstate.io/event", value=event)
+        if "snapshot" in more:
+            out.reply.snapshot.value = more["snapshot"]
+        self.say(stream, out)
+
+    def sent(self, stream: int) -> list[event_sourced_pb2.EventSourcedStreamIn]:
+        """What the function got on a stream, decoded."""
+        return [event_sourced_pb2.EventSourcedStreamIn.FromString(message) for message in self.transport.streams[stream].sent]
+
+    def kinds(self, stream: int) -> list[str]:
+        """The same, as init, event, command."""
+        return [str(message.WhichOneof("message")) for message in self.sent(stream)]
+
+    def history(self, entity: str = "a") -> list[bytes]:
+        """Every event ever stored of an entity."""
+        return self.journal.history.get(EntityKey("counter", entity), [])
+
+
+@pytest.fixture
+def transport() -> FakeTransport:
+    """A transport that records."""
+    return FakeTransport()
+
+
+@pytest.fixture
+def make_bench() -> type[Bench]:
+    """Makes benches, for tests that need several or other limits."""
+    return Bench
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Entities, their journal and transport."""
+    return Bench()
