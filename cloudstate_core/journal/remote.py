@@ -58,6 +58,8 @@ class RemoteJournal:
         self._transport.send(self._stream, wire.encode(wire.Batch(self._number, list(operations))))
 
     def _unavailable(self) -> str:
+        if self._closed:
+            return f"journal at {self._target}: is closed"
         if not self._standing:
             return f"journal at {self._target}: cannot be reached; nothing was sent"
         if len(self._outstanding) >= MAX_OUTSTANDING:
@@ -84,7 +86,7 @@ class RemoteJournal:
         elif isinstance(message, wire.Opened):
             self._opened(message.layout)
         else:
-            self._tell(Incompatible(f"journal at {self._target}: {message.reason}"))
+            self._rejected(f"journal at {self._target}: {message.reason}")
         return True
 
     def _connect(self) -> None:
@@ -102,6 +104,12 @@ class RemoteJournal:
             return
         self._layout, self._standing, self._retry = layout, True, RETRY_FIRST
         self._tell(self)
+
+    def _rejected(self, reason: str) -> None:
+        """Final for a journal that never stood; a later session is tried again (the server may be waiting for the file itself)."""
+        if self._layout is None:
+            self._replaced, self._closed = reason, True
+            self._tell(Incompatible(reason))
 
     def _tell(self, result: Journal | JournalError) -> None:
         if self._on_open is not None:

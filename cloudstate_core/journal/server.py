@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 
 from cloudstate_core.journal import wire
 from cloudstate_core.journal.api import Done, Journal, JournalError, Outcome
@@ -54,7 +55,10 @@ class JournalServer:
         return journal
 
     async def _session(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        first = wire.decode_request(await anext(aiter(requests)))
+        try:
+            first = wire.decode_request(await anext(aiter(requests), b""))
+        except msgspec.MsgspecError:
+            first = None
         if not isinstance(first, wire.Open):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame of a journal session must be `open`")
             return
@@ -64,35 +68,49 @@ class JournalServer:
             yield wire.encode(wire.Rejected(str(error)))
             return
         yield wire.encode(wire.Opened(journal.layout))
-        answers: asyncio.Queue[bytes | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._read(requests, journal, answers))
+        session = _Session(journal)
+        reader = asyncio.create_task(session.read(requests))
         try:
-            while (answer := await answers.get()) is not None:
+            while (answer := await session.answers.get()) is not None:
                 yield answer
+                session.outstanding.release()
+            if session.error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, session.error)
         finally:
             reader.cancel()
 
-    @staticmethod
-    def _answer(number: int, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, Sequence[Outcome]], None]) -> Done:
-        def done(outcomes: Sequence[Outcome]) -> None:
-            loop.call_soon_threadsafe(deliver, number, outcomes)
 
-        return done
+class _Session:
+    """What one client has sent and not yet been answered."""
 
-    async def _read(self, requests: AsyncIterator[bytes], journal: Journal, answers: asyncio.Queue[bytes | None]) -> None:
-        """Submit what comes in; answers arrive on the journal's thread and are handed to the loop."""
-        loop = asyncio.get_running_loop()
-        outstanding = asyncio.Semaphore(MAX_OUTSTANDING)
+    def __init__(self, journal: Journal) -> None:
+        self.answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        """Encoded answers; None: no more follow. Bounded by `outstanding`, which is given back when an answer was written."""
+        self.outstanding = asyncio.Semaphore(MAX_OUTSTANDING)
+        self.error = ""
+        self._journal = journal
+        self._loop = asyncio.get_running_loop()
 
-        def deliver(number: int, outcomes: Sequence[Outcome]) -> None:
-            outstanding.release()
-            answers.put_nowait(wire.encode(wire.Outcomes(number, list(outcomes))))
-
+    async def read(self, requests: AsyncIterator[bytes]) -> None:
+        """Submit what comes in, until the client ends; then let what is outstanding be answered."""
         try:
             async for message in requests:
                 batch = wire.decode_request(message)
-                if isinstance(batch, wire.Batch):
-                    await outstanding.acquire()
-                    journal.submit(batch.operations, self._answer(batch.number, loop, deliver))
-        finally:
-            answers.put_nowait(None)
+                if not isinstance(batch, wire.Batch):
+                    raise msgspec.ValidationError("a session is opened once, then only batches follow")
+                await self.outstanding.acquire()
+                self._journal.submit(batch.operations, self._done(batch.number))
+        except msgspec.MsgspecError as error:
+            self.error = f"journal session: {error}"
+        for _ in range(MAX_OUTSTANDING):
+            await self.outstanding.acquire()
+        self.answers.put_nowait(None)
+
+    def _done(self, number: int) -> Done:
+        """Answers come on the journal's thread and are handed to the loop."""
+
+        def done(outcomes: Sequence[Outcome]) -> None:
+            answer = wire.encode(wire.Outcomes(number, list(outcomes)))
+            self._loop.call_soon_threadsafe(self.answers.put_nowait, answer)
+
+        return done

@@ -1,14 +1,11 @@
 """The journal in one SQLite file: the embedded default. One process opens it; the pods of a machine reach it through that process.
 
-One writer thread takes everything that waits into one transaction (group commit): a savepoint for each operation, so that one refusal does
-not undo its neighbours, and one flush to disk for all of them. Answers go out after the commit, never before. A commit that fails undoes
-the whole group: every operation of it is answered Refused, which is definite.
+The rows of one keyspace are read and written here, by the rules that all stores share; transactions, group commit and what happens when the
+file cannot be written are the business of `sqlite_file`.
 """
 
 from __future__ import annotations
 
-import pathlib
-import queue
 import secrets
 import sqlite3
 import threading
@@ -41,58 +38,32 @@ from cloudstate_core.journal.api import (
     Uninitialised,
     Value,
 )  # fmt: skip
-
-MAX_WAITING = 10_000
-"""Batches that may wait for the writer; more are refused."""
-GROUP = 512
-"""Batches of one commit at most."""
-COMMAND_WINDOW = 24 * 3600.0
-"""Seconds that a command id is remembered."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS layout (ks TEXT PRIMARY KEY, journal_id TEXT NOT NULL, shards INT NOT NULL, hash TEXT NOT NULL, format INT NOT NULL);
-CREATE TABLE IF NOT EXISTS shard (ks TEXT, shard INT, epoch INT NOT NULL, nonce BLOB NOT NULL, generation INT NOT NULL, owner TEXT NOT NULL,
-  PRIMARY KEY (ks, shard)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS entity (ks TEXT, pid TEXT, id TEXT, seq INT NOT NULL, epoch INT NOT NULL, binding BLOB NOT NULL,
-  snapshot_seq INT NOT NULL DEFAULT 0, snapshot_type TEXT, snapshot BLOB, PRIMARY KEY (ks, pid, id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS event (ks TEXT, pid TEXT, id TEXT, seq INT, type_url TEXT NOT NULL, payload BLOB NOT NULL,
-  PRIMARY KEY (ks, pid, id, seq)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS command (ks TEXT, pid TEXT, id TEXT, command_id TEXT, outcome BLOB NOT NULL, at REAL NOT NULL,
-  PRIMARY KEY (ks, pid, id, command_id)) WITHOUT ROWID;
-"""
+from cloudstate_core.journal.sqlite_file import cannot_open, open_file, release
 
 
 class SqliteJournal:
-    """See `cloudstate_core.journal.api.Journal`; `done` is called on the writer thread."""
+    """See `cloudstate_core.journal.api.Journal`; `done` is called on the file's writer thread. Keyspaces of one file share that thread."""
 
     def __init__(self, path: str, keyspace: str, shard_count: int) -> None:
         """Open or create. JournalError says what is wrong with the file, Incompatible which layout it has."""
         self._path, self._keyspace = path, keyspace
-        self._waiting: queue.Queue[tuple[Sequence[Operation], Done] | None] = queue.Queue(MAX_WAITING)
+        self._closing = threading.Lock()
         self._closed = False
+        self._file = open_file(path, keyspace)
+        self._db = self._file.db
         try:
-            self._db = self._connect()
-            self._layout = self._open(shard_count)
+            with self._file.lock:
+                self._layout = self._open(shard_count)
         except sqlite3.Error as error:
-            raise JournalError(_cannot_open(path, error)) from error
-        self._writer = threading.Thread(target=self._write, name=f"journal {keyspace}", daemon=True)
-        self._writer.start()
-
-    def _connect(self) -> sqlite3.Connection:
-        folder = pathlib.Path(self._path).resolve().parent
-        if not folder.is_dir():
-            raise JournalError(f"journal {self._path}: folder {folder} does not exist; it must be made first")
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=2.0)
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        return db
+            release(self._file, keyspace)
+            raise JournalError(cannot_open(path, error)) from error
+        except JournalError:
+            release(self._file, keyspace)
+            raise
 
     def _open(self, shard_count: int) -> Layout:
-        """Take the exclusive lock, make the tables and fence rows once, and compare the layout."""
+        """Make the layout and the fence rows once; afterwards compare."""
         db = self._db
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
         db.execute("BEGIN IMMEDIATE")
         try:
             row = db.execute("SELECT journal_id, shards, hash, format FROM layout WHERE ks=?", (self._keyspace,)).fetchone()
@@ -101,16 +72,13 @@ class SqliteJournal:
                 db.execute("INSERT INTO layout VALUES (?,?,?,?,?)", (self._keyspace, *row))
                 rows = ((self._keyspace, shard, 0, secrets.token_bytes(8), 0, "") for shard in range(shard_count))
                 db.executemany("INSERT INTO shard VALUES (?,?,?,?,?,?)", rows)
-            db.execute("DELETE FROM command WHERE at < ?", (time.time() - COMMAND_WINDOW,))
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
         layout = Layout(*row)
-        wanted = (shard_count, HASH_NAME, 1)
-        if (layout.shard_count, layout.hash, layout.format) != wanted:
-            db.close()
+        if (layout.shard_count, layout.hash, layout.format) != (shard_count, HASH_NAME, 1):
             raise Incompatible(
                 f"journal {self._path}, keyspace {self._keyspace}: has {layout.shard_count} shards, hash {layout.hash}, format {layout.format}; "
                 f"asked for {shard_count}, {HASH_NAME}, 1: the layout of a keyspace never changes"
@@ -124,67 +92,24 @@ class SqliteJournal:
 
     def submit(self, operations: Sequence[Operation], done: Done) -> None:
         """See Journal."""
-        try:
-            if self._closed:
-                raise queue.Full
-            self._waiting.put_nowait((operations, done))
-        except queue.Full:
-            why = "is closed" if self._closed else f"has {MAX_WAITING} batches waiting, no more are taken"
-            done([Refused(f"journal {self._path} {why}")] * len(operations))
+        if self._closed:
+            done([Refused(f"journal {self._path}: is closed")] * len(operations))
+        else:
+            self._file.submit(self, operations, done)
 
     def close(self) -> None:
         """See Journal."""
-        if not self._closed:
+        with self._closing:
+            if self._closed:
+                return
             self._closed = True
-            self._waiting.put(None)
-            self._writer.join()
-            self._db.close()
+        self._file.flush()
+        release(self._file, self._keyspace)
 
-    # The writer ---------------------------------------------------------------------------------------------------------
+    # Operations, on the writer thread -----------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        ended = False
-        while not ended:
-            first = self._waiting.get()
-            group = [] if first is None else [first]
-            ended = first is None
-            while len(group) < GROUP and not self._waiting.empty():
-                batch = self._waiting.get_nowait()
-                if batch is None:
-                    ended = True
-                    break
-                group.append(batch)
-            if group:
-                self._commit(group)
-
-    def _commit(self, group: list[tuple[Sequence[Operation], Done]]) -> None:
-        """One transaction for all of a group; answers after the commit."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            answers = [[self._guarded(operation) for operation in operations] for operations, _ in group]
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            reason = Refused(f"journal {self._path}: nothing was written: {error}")
-            answers = [[reason] * len(operations) for operations, _ in group]
-        for (_, done), outcomes in zip(group, answers, strict=True):
-            done(outcomes)
-
-    def _guarded(self, operation: Operation) -> Outcome:
-        """One operation in a savepoint of its own."""
-        if isinstance(operation, Check | Lookup):
-            return self._perform(operation)
-        self._db.execute("SAVEPOINT operation")
-        try:
-            outcome = self._perform(operation)
-        except sqlite3.Error:
-            self._db.execute("ROLLBACK TO operation")
-            raise
-        self._db.execute("RELEASE operation")
-        return outcome
-
-    def _perform(self, operation: Operation) -> Outcome:
+    def perform(self, operation: Operation) -> Outcome:
+        """One operation inside the writer's transaction."""
         match operation:
             case Append():
                 return self._append(operation)
@@ -274,12 +199,3 @@ class SqliteJournal:
         if operation.command_id:
             self._db.execute("INSERT INTO command VALUES (?,?,?,?,?,?)", (*key, operation.command_id, operation.outcome, time.time()))
         return Appended(seq)
-
-
-def _cannot_open(path: str, error: sqlite3.Error) -> str:
-    text = str(error)
-    if "readonly" in text or "unable to open" in text:
-        return f"journal {path}: cannot be written ({text}): the file and its folder must be writable"
-    if "locked" in text:
-        return f"journal {path}: another process has it open: one process opens it and serves it to the others"
-    return f"journal {path}: {text}"

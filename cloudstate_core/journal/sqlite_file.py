@@ -1,0 +1,255 @@
+"""One SQLite file and the one thread that writes it, shared by every keyspace that this process has open in it.
+
+The file is locked exclusively while it is open: a second process is refused at open. That is also what makes WAL safe with every SQLite
+version (3.7.0 to 3.51.2 may lose commits when a write races a checkpoint of *another* connection), and it does without shared memory.
+
+Everything that waits goes into one transaction (group commit): a savepoint for each operation, so that one refusal does not undo its
+neighbours, and one flush to disk for all of them. Answers go out after the commit, never before.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from cloudstate_core.journal.api import Check, Done, JournalError, Lookup, Operation, Outcome, Refused, Unknown
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 10_000
+"""Batches that may wait for the writer; more are refused."""
+GROUP = 512
+"""Batches of one commit at most."""
+COMMAND_WINDOW = 24 * 3600.0
+"""Seconds that a command id is remembered."""
+EXPIRY_INTERVAL, EXPIRY_ROWS = 1.0, 2_000
+"""Expired command ids are deleted so often (seconds), so many at a time: the hot path never waits for a large delete."""
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS layout (ks TEXT PRIMARY KEY, journal_id TEXT NOT NULL, shards INT NOT NULL, hash TEXT NOT NULL,"
+    " format INT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS shard (ks TEXT, shard INT, epoch INT NOT NULL, nonce BLOB NOT NULL, generation INT NOT NULL,"
+    " owner TEXT NOT NULL, PRIMARY KEY (ks, shard)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS entity (ks TEXT, pid TEXT, id TEXT, seq INT NOT NULL, epoch INT NOT NULL, binding BLOB NOT NULL,"
+    " snapshot_seq INT NOT NULL DEFAULT 0, snapshot_type TEXT, snapshot BLOB, PRIMARY KEY (ks, pid, id)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS event (ks TEXT, pid TEXT, id TEXT, seq INT, type_url TEXT NOT NULL, payload BLOB NOT NULL,"
+    " PRIMARY KEY (ks, pid, id, seq)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS command (ks TEXT, pid TEXT, id TEXT, command_id TEXT, outcome BLOB NOT NULL, at REAL NOT NULL,"
+    " PRIMARY KEY (ks, pid, id, command_id)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS command_at ON command (at)",
+)
+_EXPIRE = (
+    "DELETE FROM command WHERE (ks, pid, id, command_id) IN (SELECT ks, pid, id, command_id FROM command WHERE at < ? ORDER BY at LIMIT ?)"
+)
+
+
+class Keyspace(Protocol):
+    """Who performs the operations of a batch, on the writer thread, inside its transaction."""
+
+    def perform(self, operation: Operation) -> Outcome:
+        """Do it; an sqlite3.Error undoes it."""
+
+
+class _Nobody:
+    def perform(self, operation: Operation) -> Outcome:
+        raise AssertionError("an empty batch has no operations")
+
+
+_Batch = tuple[Keyspace, Sequence[Operation], Done]
+
+
+class SqliteFile:
+    """An open file. `open_file` gives the same one to everybody in this process; `release` lets go of it."""
+
+    def __init__(self, path: str) -> None:
+        """JournalError when the file cannot be opened for writing by this process alone."""
+        self.path = path
+        self.keyspaces: set[str] = set()
+        """Open in this process."""
+        self._waiting: queue.Queue[_Batch | None] = queue.Queue(MAX_WAITING)
+        self._closed = False
+        self._submitting = threading.Lock()
+        self._expired_at = 0.0
+        self.lock = threading.RLock()
+        """Held while `db` is used: by the writer for each group, by whoever opens a keyspace."""
+        self.db = _connect(path)
+        self._writer = threading.Thread(target=self._write, name=f"journal {path}", daemon=True)
+        self._writer.start()
+
+    def submit(self, keyspace: Keyspace, operations: Sequence[Operation], done: Done) -> None:
+        """Queue a batch; refused at once when the file is closed or too many wait."""
+        with self._submitting:
+            why = "is closed" if self._closed else f"queue is full: {MAX_WAITING} batches wait, no more are taken"
+            try:
+                if not self._closed:
+                    self._waiting.put_nowait((keyspace, operations, done))
+                    return
+            except queue.Full:
+                pass
+        done([Refused(f"journal {self.path}: {why}")] * len(operations))
+
+    def flush(self) -> None:
+        """Wait until everything queued so far is answered; at once on the writer thread itself."""
+        if threading.current_thread() is not self._writer:
+            answered = threading.Event()
+            self.submit(_Nobody(), (), lambda outcomes: answered.set())
+            answered.wait()
+
+    def close(self) -> None:
+        """Finish what waits, then let go of the file."""
+        with self._submitting:
+            self._closed = True
+        self._waiting.put(None)
+        if threading.current_thread() is not self._writer:
+            self._writer.join()
+
+    # The writer ---------------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        ended = False
+        while not ended:
+            first = self._waiting.get()
+            group = [] if first is None else [first]
+            ended = first is None
+            while not ended and len(group) < GROUP and not self._waiting.empty():
+                batch = self._waiting.get_nowait()
+                if batch is None:
+                    ended = True
+                else:
+                    group.append(batch)
+            if group:
+                self._answer(group, self._commit(group))
+        self.db.close()
+
+    @staticmethod
+    def _answer(group: list[_Batch], answers: Sequence[Sequence[Outcome]]) -> None:
+        for (_, _, done), outcomes in zip(group, answers, strict=True):
+            try:
+                done(outcomes)
+            except Exception:  # the caller's fault must not end the writer of everybody else
+                log.exception("the receiver of a journal answer failed")
+
+    def _commit(self, group: list[_Batch]) -> Sequence[Sequence[Outcome]]:
+        """One transaction for all of a group."""
+        committing = False
+        with self.lock:
+            try:
+                self.db.execute("BEGIN IMMEDIATE")
+                answers = [[self._guarded(keyspace, operation) for operation in operations] for keyspace, operations, _ in group]
+                self._expire(time.time())
+                committing = True
+                self.db.execute("COMMIT")
+                return answers
+            except sqlite3.Error as error:
+                self._rollback()
+                reason = _failed(self.path, error, committing)
+        return [[reason] * len(operations) for _, operations, _ in group]
+
+    def _rollback(self) -> None:
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+
+    def _guarded(self, keyspace: Keyspace, operation: Operation) -> Outcome:
+        """One operation in a savepoint of its own. A store that cannot write fails the group, anything else this operation alone."""
+        if isinstance(operation, Check | Lookup):
+            return keyspace.perform(operation)
+        self.db.execute("SAVEPOINT operation")
+        try:
+            outcome = keyspace.perform(operation)
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            self.db.execute("ROLLBACK TO operation")
+            outcome = Refused(f"journal {self.path}: {type(operation).__name__.lower()} cannot be stored: {error}")
+        self.db.execute("RELEASE operation")
+        return outcome
+
+    def _expire(self, now: float) -> None:
+        if now - self._expired_at >= EXPIRY_INTERVAL:
+            self._expired_at = now
+            self.db.execute(_EXPIRE, (now - COMMAND_WINDOW, EXPIRY_ROWS))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Open, take the exclusive lock, and make the tables."""
+    folder = pathlib.Path(path).resolve().parent
+    if not folder.is_dir():
+        raise JournalError(f"journal {path}: folder {folder} does not exist; it must be made first")
+    db: sqlite3.Connection | None = None
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2.0)
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":  # a file system without what WAL needs
+            mode = db.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
+        if mode not in {"wal", "delete"}:
+            raise JournalError(f"journal {path}: is not a durable file (journal mode {mode}); use `memory:` for a journal that forgets")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            db.execute(statement)
+        db.execute("COMMIT")
+    except (sqlite3.Error, JournalError) as error:
+        if db is not None:
+            db.close()
+        if isinstance(error, JournalError):
+            raise
+        raise JournalError(cannot_open(path, error)) from error
+    return db
+
+
+def cannot_open(path: str, error: sqlite3.Error) -> str:
+    """What is wrong with a file, and the rule."""
+    text = str(error)
+    if "readonly" in text or "unable to open" in text:
+        return f"journal {path}: cannot be written ({text}): the file and its folder must be writable"
+    if "locked" in text:
+        return f"journal {path}: another process has it open: one process opens it and serves it to the others"
+    return f"journal {path}: {text}"
+
+
+def _failed(path: str, error: sqlite3.Error, committing: bool) -> Outcome:
+    """A failed write. A flush that failed while committing may leave the commit in the log, to be found after a crash: not definite."""
+    name = getattr(error, "sqlite_errorname", "")
+    if committing and name.startswith("SQLITE_IOERR"):
+        return Unknown(f"journal {path}: the commit failed: {error}")
+    return Refused(f"journal {path}: nothing was written: {error}")
+
+
+_files: dict[str, SqliteFile] = {}
+_files_lock = threading.Lock()
+
+
+def open_file(path: str, keyspace: str) -> SqliteFile:
+    """The file at `path`, opened now if this process has not, with `keyspace` taken in it; give it back with `release`.
+
+    JournalError as SqliteFile, and when the keyspace is taken: it has one opener.
+    """
+    name = str(pathlib.Path(path).resolve()) if path and path != ":memory:" else path
+    with _files_lock:
+        file = _files.get(name)
+        if file is None:
+            file = _files[name] = SqliteFile(path)
+        elif keyspace in file.keyspaces:
+            raise JournalError(
+                f"journal {path}, keyspace {keyspace}: this or another process has it open: one opener serves it to the others"
+            )
+        file.keyspaces.add(keyspace)
+        return file
+
+
+def release(file: SqliteFile, keyspace: str) -> None:
+    """Let a keyspace go; the last one closes the file."""
+    with _files_lock:
+        file.keyspaces.discard(keyspace)
+        if file.keyspaces:
+            return
+        for name in [name for name, other in _files.items() if other is file]:
+            del _files[name]
+        file.close()
