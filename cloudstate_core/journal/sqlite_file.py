@@ -10,6 +10,7 @@ neighbours, and one flush to disk for all of them. Answers go out after the comm
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import queue
 import sqlite3
@@ -207,11 +208,16 @@ def _connect(path: str) -> sqlite3.Connection:
 def cannot_open(path: str, error: sqlite3.Error) -> str:
     """What is wrong with a file, and the rule."""
     text = str(error)
-    if "readonly" in text or "unable to open" in text:
+    if "readonly" in text or "unable to open" in text or not _writable(path):
         return f"journal {path}: cannot be written ({text}): the file and its folder must be writable"
     if "locked" in text:
         return f"journal {path}: another process has it open: one process opens it and serves it to the others"
     return f"journal {path}: {text}"
+
+
+def _writable(path: str) -> bool:
+    """SQLite itself calls a read-only file in WAL mode a disk I/O error."""
+    return all(os.access(part, os.W_OK, effective_ids=True) for part in (path, pathlib.Path(path).resolve().parent) if os.path.exists(part))
 
 
 def _failed(path: str, error: sqlite3.Error, committing: bool) -> Outcome:
