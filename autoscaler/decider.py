@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from autoscaler.windows import MaxWindow
 
@@ -27,8 +28,7 @@ class DeciderSettings:
     reachable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Pods wanted for one demand, before any bounds."""
 
     desired: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,10 @@ _SCHEMA: dict[str, tuple[Any, ...]] = {
 def parse_policy(document: Mapping[str, Any]) -> Policy:
     """Read one AutoscalingPolicy document. PolicyError lists everything that is wrong."""
     problems: list[str] = []
-    name = (document.get("metadata") or {}).get("name")
+    if not isinstance(document, Mapping):
+        raise PolicyError(f"AutoscalingPolicy: {document!r} must be an object")
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
     where = f"AutoscalingPolicy {name or '(without a name)'}"
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
         problems.append("metadata.name: must be set, in lower-case letters, digits and '-'")
@@ -138,6 +142,8 @@ def _checked(rule: tuple[Any, ...], value: Any) -> tuple[Any, str]:
     _, low, high, whole = rule
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None, "must be a number"
+    if not math.isfinite(value):
+        return None, "must be a finite number"
     if whole and value != int(value):
         return None, "must be a whole number"
     if not low <= value <= high:
@@ -168,6 +174,7 @@ def _metric(where: str, entry: Any, problems: list[str]) -> Metric | None:
         problems.append(f"{where}.utilization: {utilization!r} must be a number from 1 to 100")
     if kind == "Prometheus" and not (entry.get("query") and entry.get("server")):
         problems.append(f"{where}: a Prometheus metric needs query and server")
+    problems += [f"{where}.{key}: {entry[key]!r} must be a text" for key in ("query", "server") if not isinstance(entry.get(key, ""), str)]
     if len(problems) > before:
         return None
     return Metric(str(kind), float(target), utilization, entry.get("query", ""), entry.get("server", ""))  # type: ignore[arg-type]

@@ -5,16 +5,20 @@ The activator is always in the path here, so "in the path for at least the grace
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import replace
+from typing import NamedTuple
 
 from autoscaler.decider import Decider, DeciderSettings
-from autoscaler.scaler import Activity, ScaleInput, scale
+from autoscaler.scaler import Activity, ScaleInput, bounded, scale
 from autoscaler.settings import Demand, ScaleSettings
 from autoscaler.windows import LinearWindow, WeightedWindow, panic_window
 
+HELD = 5
+"""Seconds that a value stands for the seconds without one: more than a tick, less than an outage."""
 
-@dataclass(frozen=True, slots=True)
-class ScaleDecision:
+
+class ScaleDecision(NamedTuple):
     """`replicas_wanted` pods to have now; the rest says why."""
 
     replicas_wanted: int
@@ -49,12 +53,23 @@ class _Measured:
         )
 
     def record(self, now: float, value: float) -> None:
-        """One value per second counts: of several in a second the largest, so that a tick's length does not change the average."""
-        second, largest = int(now), self.sample[1] if self.sample[0] == int(now) else 0.0
-        if value > largest or second != self.sample[0]:
-            self.stable.record(now, value - largest)
-            self.panic.record(now, value - largest)
-            self.sample = (second, max(value, largest))
+        """One value counts for each second, so that a tick's length does not change the average.
+
+        Of several in a second it is the largest; a second without one repeats the value before, up to HELD seconds.
+        """
+        second, (last, largest) = int(now), self.sample
+        if second == last:
+            if value <= largest:
+                return
+            self.sample, value = (second, value), value - largest
+        else:
+            if 1 < second - last <= HELD and last >= 0:
+                for skipped in range(last + 1, second):
+                    self.stable.record(skipped, largest)
+                    self.panic.record(skipped, largest)
+            self.sample = (second, value)
+        self.stable.record(now, value)
+        self.panic.record(now, value)
 
 
 class RevisionScaler:
@@ -66,7 +81,9 @@ class RevisionScaler:
         self._activity, self._activity_since = Activity.NEVER, 0.0
         self._initialized = settings.initial == 0
         self._demanded = False
-        self._last, self._changed_at = 0, -1e9
+        self._reachable = True
+        self._begun = False
+        self._last, self._changed_at, self._grew = 0, -math.inf, False
 
     def record(self, now: float, concurrency: float, requests: float, function_concurrency: float = 0.0) -> None:
         """Requests in flight, requests per second, commands at the user function: of all pods together."""
@@ -82,19 +99,41 @@ class RevisionScaler:
             if measured.type == "Prometheus":
                 measured.record(now, query_value)
 
-    def decide(self, now: float, ready: int, replicas: int) -> ScaleDecision:
-        """How many pods to have, with `ready` pods serving and `replicas` existing."""
+    def decide(self, now: float, ready: int, replicas: int, reachable: bool = True) -> ScaleDecision:
+        """How many pods to have, with `ready` pods serving and `replicas` existing; not `reachable` = no route leads here."""
+        if not self._begun:
+            self._begin(now, ready, replicas)
+        if reachable is not self._reachable:
+            self._reach(reachable)
         desired, in_panic, stable, panic = self._desired(now, ready)
         if self._demanded and replicas == 0:
             desired = max(desired, 1)
         self._track_activity(now, ready, desired)
-        step = scale(self._input(now, replicas, desired))
-        want = replicas if step.want < 0 else step.want
-        if step.want == 0 and not step.patch and replicas > 0:
-            want = 1
-            self._become(Activity.INACTIVE, now)
-        want = self._settled(now, want, in_panic)
+        want = self._settled(now, self._wanted(now, replicas, desired), in_panic)
         return ScaleDecision(want, desired, in_panic, stable, panic, self._activity.value)
+
+    def _begin(self, now: float, ready: int, replicas: int) -> None:
+        """A fleet that is there already is not cut down before its load has been measured."""
+        self._begun, self._last = True, replicas
+        for measured in self._measured:
+            measured.decider = Decider(measured.decider.settings, ready, now)
+
+    def _reach(self, reachable: bool) -> None:
+        self._reachable = reachable
+        for measured in self._measured:
+            measured.decider.settings = replace(measured.decider.settings, reachable=reachable)
+
+    def _wanted(self, now: float, replicas: int, desired: int) -> int:
+        """Within the bounds; at zero as Knative's scaler decides, which alone needs to know how long things have been so."""
+        s = self.settings
+        want = bounded(desired, s.minimum, s.maximum, s.initial, self._initialized, self._reachable)
+        if want > 0:
+            return want
+        step = scale(self._input(now, replicas, desired))
+        if step.want == 0 and not step.patch and replicas > 0:
+            self._become(Activity.INACTIVE, now)
+            return 1
+        return self._last if step.want < 0 else step.want
 
     def _desired(self, now: float, ready: int) -> tuple[int, bool, float, float]:
         """The largest demand; averages are those of the first one."""
@@ -107,8 +146,16 @@ class RevisionScaler:
                 averages = (stable, panic)
         return desired, in_panic, *averages
 
+    def _threshold(self) -> int:
+        """Pods that must be ready for the revision to be active: at first the initial scale, then the minimum, at least one."""
+        s = self.settings
+        low = s.minimum if self._reachable else 0
+        if not self._initialized:
+            low = max(low, s.initial)
+        return max(1, min(low, s.maximum) if s.maximum > 0 else low)
+
     def _track_activity(self, now: float, ready: int, desired: int) -> None:
-        if ready >= max(1, self.settings.minimum):
+        if ready >= self._threshold():
             self._initialized = True
             if desired > 0 or self._activity is not Activity.INACTIVE:
                 self._become(Activity.ACTIVE, now)
@@ -130,6 +177,7 @@ class RevisionScaler:
             maximum=s.maximum,
             initial=s.initial,
             initialized=self._initialized,
+            reachability="Reachable" if self._reachable else "Unreachable",
             enable_zero=s.enable_zero,
             stable_window=s.stable_window,
             grace=s.grace,
@@ -140,11 +188,13 @@ class RevisionScaler:
         )
 
     def _settled(self, now: float, want: int, in_panic: bool) -> int:
-        """Hold still after a change of size, unless load asks for more in panic or from zero."""
-        s = self.settings
-        limit = s.settle_after_up if want > self._last else s.settle_after_down
-        if want != self._last and now - self._changed_at < limit and not (want > self._last and (in_panic or self._last == 0)):
+        """Hold still for a while after growing, and after shrinking, unless load asks for more in panic or from zero."""
+        if want == self._last:
+            return want
+        limit = self.settings.settle_after_up if self._grew else self.settings.settle_after_down
+        urgent = want > self._last and (in_panic or self._last == 0)
+        if now - self._changed_at < limit and not urgent:
             return self._last
-        if want != self._last:
-            self._last, self._changed_at = want, now
+        self._grew = want > self._last
+        self._last, self._changed_at = want, now
         return want

@@ -55,7 +55,7 @@ def scale(given: ScaleInput) -> ScaleStep:
     """One pass."""
     if given.desired < 0 and given.activity is not Activity.ACTIVATING:
         return ScaleStep(given.desired)
-    want = _bounded(given)
+    want = bounded(given.desired, given.minimum, given.maximum, given.initial, given.initialized, given.reachability != "Unreachable")
     requeue = False
     if want == 0:
         step = _to_zero(given)
@@ -68,13 +68,13 @@ def scale(given: ScaleInput) -> ScaleStep:
     return ScaleStep(want, patch=want != given.current, requeue=requeue)
 
 
-def _bounded(given: ScaleInput) -> int:
-    unreachable = given.reachability == "Unreachable"
-    low = 0 if unreachable else given.minimum
-    if not given.initialized and not unreachable and given.initial > 1:
-        low = max(low, given.initial)
-    want = max(given.desired, low)
-    return min(want, given.maximum) if given.maximum > 0 else want
+def bounded(desired: int, minimum: int, maximum: int, initial: int, initialized: bool, reachable: bool) -> int:
+    """`desired` within the bounds (0 = none): the minimum, and the initial scale until it was reached, hold for reachable revisions."""
+    low = minimum if reachable else 0
+    if not initialized and reachable and initial > 1:
+        low = max(low, initial)
+    want = max(desired, low)
+    return min(want, maximum) if maximum > 0 else want
 
 
 def _to_zero(given: ScaleInput) -> ScaleStep:
