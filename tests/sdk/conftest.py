@@ -1,0 +1,43 @@
+"""The shopping cart as a running user function, and its messages."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc.aio
+import pytest
+
+SAMPLE = pathlib.Path(__file__).resolve().parent.parent.parent / "samples/shopping-cart"
+
+
+@pytest.fixture(scope="session")
+def sample() -> Any:
+    """The sample's module `cart`, with its messages as `api` and `domain`."""
+    sys.path.insert(0, str(SAMPLE))
+    try:
+        import cart
+    finally:
+        sys.path.remove(str(SAMPLE))
+    return cart
+
+
+@pytest.fixture
+def serving() -> Callable[..., Any]:
+    """`async with serving(Entity) as channel`: the entity classes behind a real gRPC server."""
+
+    @contextlib.asynccontextmanager
+    async def serve(*entities: type) -> AsyncIterator[grpc.aio.Channel]:
+        from cloudstate_sdk import Function
+
+        server, port = await Function(*entities).start("127.0.0.1", 0)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield channel
+        finally:
+            await server.stop(None)
+
+    return serve
