@@ -1,0 +1,243 @@
+"""Forwarding: what passes through the transport, and how each forward ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Event, Outcome
+
+
+def outcomes(bench: Any, count: int = 1) -> list[Any]:
+    bench.wait(api.FORWARDED, count)
+    bench.settled()
+    found = [event[3] for event in bench.of(api.FORWARDED)]
+    assert len(found) == count
+    assert not bench.of(api.CALL_CANCELLED)
+    return found
+
+
+def test_headers_body_answer_and_trailers_pass_whole(bench: Any, peers: Any, channel: Any) -> None:
+    upstream = bench.transport.connect(peers().target)
+    bench.policy = bench.forwarding(upstream, (("x-new", b"added"), ("x-old", b"replaced")), ("secret-*", "x-gone"))
+    sent = [("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\x00\xff"), ("x-old", "old"), ("secret-a", "s"), ("x-gone", "g"), ("x-gone-not", "k")]
+    body, call = channel(bench.listen(peek=True)).unary_unary("/test/Inspect").with_call(b"hello", metadata=sent, timeout=30)
+    seen = json.loads(body)
+    headers = [tuple(item) for item in seen["headers"] if item[0] != "user-agent"]
+    assert seen["messages"] == ["hello"]
+    assert [value for name, value in headers if name == "x-a"] == ["1", "2"]
+    assert ("x-b-bin", "\x00\xff") in headers
+    assert [value for name, value in headers if name == "x-old"] == ["replaced"]
+    assert ("x-new", "added") in headers
+    assert ("x-gone-not", "k") in headers
+    assert not {"secret-a", "x-gone"} & {name for name, _ in headers}
+    assert dict(call.initial_metadata())["x-answer-bin"] == b"\x00\xff"
+    assert dict(call.trailing_metadata())["x-trailer-bin"] == b"\x01\xfe"
+    assert outcomes(bench) == [(Outcome.DELIVERED, "0")]
+
+
+@pytest.mark.needs("user_agent")
+def test_the_user_agent_passes(bench: Any, peers: Any, raw: Any) -> None:
+    peer = peers()
+    bench.policy = bench.forwarding(bench.transport.connect(peer.target))
+    client = raw.client(bench.listen(peek=True))
+    assert client.status(client.request("/test/Inspect", raw.message(b"m"), headers=(("user-agent", "mine/1"),)))["grpc-status"] == "0"
+    assert dict(peer.seen[0][1])["user-agent"] == "mine/1"
+
+
+@pytest.mark.parametrize("peek", [True, False])
+@pytest.mark.parametrize("size", [0, 100, 10_000_000])
+def test_every_byte_passes(bench: Any, peers: Any, channel: Any, size: int, peek: bool) -> None:
+    bench.policy = bench.forwarding(bench.transport.connect(peers().target))
+    payload = (bytes(range(256)) * (size // 256 + 1))[:size]
+    assert channel(bench.listen(peek=peek)).unary_unary("/test/Echo")(payload, timeout=60) == payload
+    assert outcomes(bench) == [(Outcome.DELIVERED, "0")]
+
+
+def test_an_application_failure_is_delivered_whole(bench: Any, peers: Any, channel: Any) -> None:
+    bench.policy = bench.forwarding(bench.transport.connect(peers().target))
+    with pytest.raises(grpc.RpcError) as failure:
+        channel(bench.listen(peek=True)).unary_unary("/test/Fail")(b"m", timeout=30)
+    assert (failure.value.code(), failure.value.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "nicht möglich: 100%")
+    assert dict(failure.value.trailing_metadata())["x-why"] == "because"
+    assert outcomes(bench) == [(Outcome.DELIVERED, "9")]
+
+
+def test_a_refused_forward_passes_nothing_and_the_next_one_succeeds(bench: Any, peers: Any, channel: Any) -> None:
+    owner, other = bench.transport.connect(peers().target), bench.transport.connect(peers().target)
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.forward(event[1], other, [("x-path", b"refuse")])
+        elif event[0] == api.FORWARDED and event[3][0] is Outcome.REFUSED:
+            bench.transport.forward(event[1], owner)
+
+    refusing = peers()
+    refusing.inspect = refusing.refuse
+    other = bench.transport.connect(refusing.target)
+    bench.policy = policy
+    body = channel(bench.listen(peek=True)).unary_unary("/test/Inspect")(b"kept", timeout=30)
+    assert json.loads(body)["messages"] == ["kept"]
+    assert "x-path" not in dict(json.loads(body)["headers"])
+    assert outcomes(bench, 2) == [(Outcome.REFUSED, "not-owner;generation=12;next=pod-b"), (Outcome.DELIVERED, "0")]
+
+
+def test_an_upstream_nobody_listens_on_is_refused_and_the_call_can_be_failed(bench: Any, channel: Any) -> None:
+    upstream = bench.transport.connect("127.0.0.1:1")
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.forward(event[1], upstream)
+        else:
+            bench.transport.finish(event[1], 14, "nobody is there")
+
+    bench.policy = policy
+    with pytest.raises(grpc.RpcError) as failure:
+        channel(bench.listen(peek=True)).unary_unary("/test/Echo")(b"m", timeout=30)
+    assert failure.value.details() == "nobody is there"
+    assert outcomes(bench)[0][0] is Outcome.REFUSED
+
+
+def test_a_forgotten_upstream_is_refused(bench: Any, peers: Any, channel: Any) -> None:
+    upstream = bench.transport.connect(peers().target)
+    bench.do(lambda: bench.transport.disconnect(upstream))
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.forward(event[1], upstream)
+        else:
+            bench.transport.reply(event[1], b"by hand")
+
+    bench.policy = policy
+    assert channel(bench.listen(peek=True)).unary_unary("/test/Echo")(b"m", timeout=30) == b"by hand"
+    assert outcomes(bench)[0][0] is Outcome.REFUSED
+
+
+def test_an_upstream_lost_after_it_may_have_acted_fails_the_call(bench: Any, raw: Any, channel: Any) -> None:
+    server = raw.server(lambda state, event: isinstance(event, raw.events.DataReceived))
+    bench.policy = bench.forwarding(bench.transport.connect(server.target))
+    with pytest.raises(grpc.RpcError) as failure:
+        channel(bench.listen(peek=True)).unary_unary("/test/Echo")(b"m", timeout=30)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert outcomes(bench)[0][0] is Outcome.FAILED
+
+
+def test_an_upstream_lost_mid_answer_fails_the_call(bench: Any, raw: Any, channel: Any) -> None:
+    def behaviour(state: Any, event: Any) -> bool:
+        if isinstance(event, raw.events.DataReceived):
+            state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+            state.send_data(event.stream_id, raw.message(b"half"))
+            return True
+        return False
+
+    bench.policy = bench.forwarding(bench.transport.connect(raw.server(behaviour).target))
+    answers = channel(bench.listen(peek=True)).unary_stream("/test/Echo")(b"m", timeout=30)
+    assert next(answers) == b"half"
+    with pytest.raises(grpc.RpcError) as failure:
+        next(answers)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert outcomes(bench)[0][0] is Outcome.FAILED
+
+
+def test_a_callers_cancel_reaches_the_upstream(bench: Any, peers: Any, channel: Any) -> None:
+    peer = peers()
+    bench.policy = bench.forwarding(bench.transport.connect(peer.target))
+    future = channel(bench.listen(peek=True)).unary_unary("/test/Slow").future(b"m", timeout=60)
+    bench.until(lambda: bool(peer.seen), "the upstream has the call")
+    future.cancel()
+    assert peer.cancelled.wait(30)
+    assert outcomes(bench)[0][0] is Outcome.CANCELLED
+
+
+def test_a_cancel_in_the_batch_of_the_forward_still_ends_it_once(bench: Any, peers: Any, channel: Any) -> None:
+    """The forward is asked for after the caller has gone but before the backend has told so."""
+    peer = peers()
+    upstream = bench.transport.connect(peer.target)
+    future = channel(bench.listen(peek=True)).unary_unary("/test/Slow").future(b"m", timeout=60)
+    call = bench.wait(api.CALL)[0][1]
+    future.cancel()
+    bench.do(lambda: bench.transport.forward(call, upstream))
+    bench.until(lambda: bool(bench.of(api.FORWARDED, api.CALL_CANCELLED)), "the call ends")
+    bench.settled()
+    assert len(bench.of(api.FORWARDED, api.CALL_CANCELLED)) == 1
+
+
+def test_the_deadline_travels_and_ends_the_forward(bench: Any, peers: Any, channel: Any) -> None:
+    peer = peers()
+    bench.policy = bench.forwarding(bench.transport.connect(peer.target))
+    with pytest.raises(grpc.RpcError) as failure:
+        channel(bench.listen(peek=True)).unary_unary("/test/Slow")(b"m", timeout=0.5)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert peer.cancelled.wait(30)
+    assert outcomes(bench)[0][0] is Outcome.CANCELLED
+
+
+def test_a_stream_passes_both_ways_while_both_are_open(bench: Any, peers: Any, channel: Any) -> None:
+    bench.policy = bench.forwarding(bench.transport.connect(peers().target))
+    answered = threading.Semaphore(0)
+
+    def requests() -> Iterator[bytes]:
+        for n in range(50):
+            yield b"%d" % n
+            assert answered.acquire(timeout=30)
+
+    got = []
+    for data in channel(bench.listen(peek=True, streaming_paths=frozenset())).stream_stream("/test/Chat")(requests(), timeout=60):
+        got.append(data)
+        answered.release()
+    assert got == [b"%d" % n for n in range(50)]
+    assert outcomes(bench) == [(Outcome.DELIVERED, "0")]
+
+
+def test_a_refused_stream_loses_no_message(bench: Any, peers: Any, channel: Any) -> None:
+    owner = bench.transport.connect(peers().target)
+    refusing = peers()
+    refusing.chat = refusing.refuse
+    other = bench.transport.connect(refusing.target)
+    refused = threading.Event()
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.forward(event[1], other)
+        elif event[0] == api.FORWARDED and event[3][0] is Outcome.REFUSED:
+            refused.set()
+            bench.transport.forward(event[1], owner)
+
+    def requests() -> Iterator[bytes]:
+        yield b"a"
+        yield b"b"
+        assert refused.wait(30)
+        yield b"c"
+
+    bench.policy = policy
+    call = channel(bench.listen(peek=True, streaming_paths=frozenset())).stream_stream("/test/Chat")(requests(), timeout=60)
+    assert list(call) == [b"a", b"b", b"c"]
+
+
+def test_a_slow_reader_stops_the_upstream_and_memory_stays_bounded(bench: Any, peers: Any, raw: Any) -> None:
+    """64 MB wait at the upstream, not in the transport; they come when the reader reads."""
+    peer = peers()
+    bench.policy = bench.forwarding(bench.transport.connect(peer.target))
+    client = raw.client(bench.listen(peek=True))
+    stream = client.request("/test/Download", raw.message(b"go"))
+    assert client.until(raw.events.DataReceived, stream) is not None
+    levels: list[int] = []
+
+    def level() -> bool:
+        levels.append(peer.produced)
+        return len(levels) > 50 and len(set(levels[-50:])) == 1
+
+    bench.until(level, "the upstream is no longer read")
+    assert peer.produced <= 24 * 1024 * 1024
+    for event in [e for e in client.events if isinstance(e, raw.events.DataReceived)]:
+        client.h2.increment_flow_control_window(event.flow_controlled_length)
+        client.h2.increment_flow_control_window(event.flow_controlled_length, event.stream_id)
+    client.flush()
+    assert client.status(stream)["grpc-status"] == "0"
+    assert sum(len(e.data) for e in client.events if isinstance(e, raw.events.DataReceived)) == 1024 * 65541
