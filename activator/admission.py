@@ -1,11 +1,12 @@
 """Calls that wait: for a pod to come, for a shard's owner, or for room at a pod with a concurrency limit (pure).
 
-First come, first served within a queue; a queue that is full refuses; a call that has waited too long is given back.
+Guarantees: first come, first served within a queue; all queues of a service together hold no more than its `Room`; a pod never has more
+calls in flight than its limit; a call leaves its queue exactly once (released, expired or discarded). Every step but a release is O(1).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,83 +15,124 @@ T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[T]):
-    call: T
-    since: float
+class Room:
+    """How many calls of one service may wait, and how many do."""
+
+    limit: int
+    taken: int = 0
 
 
-class HoldQueue(Generic[T]):
-    """A bounded queue of calls in order of arrival."""
+class WaitQueue(Generic[T]):
+    """Calls in order of arrival; several queues may share one room."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._queue: deque[_Waiting[T]] = deque()
-        self._gone: set[T] = set()
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._since: dict[T, float] = {}
 
     def __len__(self) -> int:
-        return len(self._queue) - len(self._gone)
+        return len(self._since)
+
+    def __contains__(self, call: T) -> bool:
+        return call in self._since
 
     def push(self, call: T, since: float) -> bool:
-        """Hold a call that has waited since `since`; False when the queue is full."""
-        if len(self) >= self._limit:
+        """Let a call wait that began at `since`; False when there is no room. A call waits once at a time."""
+        if self._room.taken >= self._room.limit:
             return False
-        self._queue.append(_Waiting(call, since))
+        assert call not in self._since, f"call {call} waits already"
+        self._since[call] = since
+        self._room.taken += 1
         return True
 
     def discard(self, call: T) -> None:
-        """The caller has gone."""
-        self._gone.add(call)
+        """A call waits no longer; a no-op when it does not."""
+        if self._since.pop(call, None) is not None:
+            self._room.taken -= 1
+
+    @property
+    def oldest(self) -> float:
+        """When the first call in the queue began; infinity when none waits."""
+        return next(iter(self._since.values()), math.inf)
+
+    def pop(self) -> T:
+        """Take the first call out. StopIteration when none waits."""
+        call = next(iter(self._since))
+        self.discard(call)
+        return call
 
     def release(self) -> list[T]:
-        """All calls, oldest first; the queue is empty afterwards."""
-        released = [waiting.call for waiting in self._queue if waiting.call not in self._gone]
-        self._queue.clear()
-        self._gone.clear()
+        """Take all calls out, oldest first."""
+        released = list(self._since)
+        self._room.taken -= len(released)
+        self._since.clear()
         return released
 
     def expired(self, now: float, limit: float) -> list[T]:
-        """Take out the calls that have waited longer than `limit` seconds."""
-        late = [w.call for w in self._queue if now - w.since >= limit and w.call not in self._gone]
-        if late:
-            self._queue = deque(w for w in self._queue if now - w.since < limit)
-            self._gone &= {w.call for w in self._queue}
+        """Take out the calls that began `limit` seconds ago or earlier."""
+        late = [call for call, since in self._since.items() if now - since >= limit]
+        for call in late:
+            self.discard(call)
         return late
 
 
 class PodSlots(Generic[T]):
-    """Calls in flight at one pod, and those that wait for room there."""
+    """Calls in flight at one pod, and those of its shards that wait for room there."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room) -> None:
         self.in_flight = 0
-        self._waiting: deque[T] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: WaitQueue[T] = WaitQueue(room)
 
     def take(self, limit: int) -> bool:
-        """Take a slot; False when the pod has no room (`limit` 0: always room)."""
+        """Take a slot; False when the pod has none free (`limit` 0: always one)."""
         if limit and self.in_flight >= limit:
             return False
         self.in_flight += 1
         return True
 
-    def wait(self, call: T) -> None:
-        """Wait for room."""
-        self._waiting.append(call)
-
-    def discard(self, call: T) -> None:
-        """The caller has gone."""
-        if call in self._waiting:
-            self._waiting.remove(call)
-
-    def give_back(self, limit: int) -> list[T]:
-        """A call has ended; the calls that may try again now."""
+    def give_back(self) -> None:
+        """A call has ended."""
+        assert self.in_flight > 0, "more slots were given back than taken"
         self.in_flight -= 1
-        room = len(self._waiting) if not limit else max(0, limit - self.in_flight)
-        return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+
+    def next(self, limit: int, anywhere: WaitQueue[T]) -> T | None:
+        """The call to try now: the older of this pod's first and the first that any pod may take; None without a free slot or a call."""
+        if limit and self.in_flight >= limit:
+            return None
+        queue = self.waiting if self.waiting.oldest <= anywhere.oldest else anywhere
+        return queue.pop() if len(queue) else None
+
+
+class Desk(Generic[T]):
+    """Everything of one service that waits or is in flight."""
+
+    def __init__(self, limit: int) -> None:
+        self.room = Room(limit)
+        self.held: WaitQueue[T] = WaitQueue(self.room)
+        """For a pod or an owner."""
+        self.anywhere: WaitQueue[T] = WaitQueue(self.room)
+        """For room at whichever pod has some first."""
+        self.pods: dict[str, PodSlots[T]] = {}
+
+    def slots(self, member: str) -> PodSlots[T]:
+        """The slots of a member, made when first needed."""
+        found = self.pods.get(member)
+        if found is None:
+            found = self.pods[member] = PodSlots(self.room)
+        return found
+
+    def load(self, member: str) -> int:
+        """Calls in flight or waiting at a member."""
+        found = self.pods.get(member)
+        return found.in_flight + len(found.waiting) if found is not None else 0
 
     def release(self) -> list[T]:
-        """Every waiting call: the pod is gone or the map has changed."""
-        released = list(self._waiting)
-        self._waiting.clear()
+        """Take out every waiting call, the held ones first."""
+        released = self.held.release() + self.anywhere.release()
+        for slots in self.pods.values():
+            released += slots.waiting.release()
         return released
+
+    def forget_idle(self, keep: frozenset[str]) -> None:
+        """Forget members that are gone and have nothing in flight."""
+        for member in [m for m, s in self.pods.items() if m not in keep and not s.in_flight and not len(s.waiting)]:
+            del self.pods[member]

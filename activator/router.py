@@ -1,68 +1,80 @@
 """What happens to each request at the front door: find the service, admit, route to the owner, hold what cannot be routed yet.
 
-A call is tried again only where nothing can have happened (`REFUSED`), as long as it may be held. Every gRPC call carries a command id, so
-that the journal recognises a repetition by whoever repeats it.
+A call is tried again only where nothing can have happened (`REFUSED`): at once if somebody else may take it, else when the map changes or
+after a growing delay, and for no longer than it may be held. Every call carries a command id and a repetition is marked, so that the journal
+recognises what was done already.
 """
 
 from __future__ import annotations
 
 import itertools
 import secrets
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from activator.admission import HoldQueue, PodSlots
-from activator.routes import Destination, Hold, Reject, RouteTable, Service
+from activator.admission import Desk, WaitQueue
+from activator.routes import Decision, Destination, Hold, Reject, RouteTable, Service
 from activator.stats import ConcurrencyReporter, Report
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, ListenOptions, Outcome, Status, Transport
+from cloudstate_core.transport.api import Event, Header, ListenOptions, Outcome, Status, Transport
 
 COMMAND_ID = "cloudstate-command-id"
 PICK = (":authority", "knative-serving-namespace", "knative-serving-revision", COMMAND_ID, "k-network-probe", "k-network-hash")
 LISTEN = ListenOptions(peek=True, pick=PICK)
 REMOVED = ("knative-serving-*", "cloudstate-hop")
-RETRY = 0.03
-"""Seconds until a refused call is routed again, if no change of the map comes first."""
+RETRY_FIRST, RETRY_LAST = 0.03, 1.0
+"""Seconds until a member that has refused a call may be asked again, if no change of the map helps before; doubled each time."""
 TEXT = [("content-type", b"text/plain; charset=utf-8")]
+RevisionName = tuple[str, str]
+"""Name of a service and of one of its revisions."""
 
 
 @dataclass(slots=True, eq=False)
-class Held:
-    """A request on its way."""
+class Request:
+    """A request from its first message to its end."""
 
     call: int
     service: Service
+    revision: str
     path: str
     message: bytes
-    command_id: bytes
+    headers: list[Header]
     grpc: bool
-    since: float
+    began: float
     member: str = ""
+    """Where it is in flight, '' = nowhere."""
+    queue: WaitQueue[int] | None = None
+    """Where it waits."""
+    was_held: bool = False
+    counted: bool = False
+    rounds: int = 0
+    refused_by: set[str] = field(default_factory=set)
 
 
 class Router:
-    """The policy of one activator; `report` sends a revision's statistics at once."""
+    """The policy of one activator. `clock` gives monotonic seconds; `report` sends a revision's statistics at once."""
 
-    def __init__(self, transport: Transport, table: RouteTable, queue: int, hold: float, report: Callable[[Service, Report], None]) -> None:
-        self._transport, self._table, self._limit, self._hold_limit, self._report = transport, table, queue, hold, report
-        self._calls: dict[int, Held] = {}
-        self._queues: dict[str, HoldQueue[int]] = {}
-        self._pods: dict[str, PodSlots[int]] = {}
+    def __init__(
+        self,
+        transport: Transport,
+        table: RouteTable,
+        queue: int,
+        hold: float,
+        report: Callable[[pb.RevisionStats], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._transport, self._table, self._queue, self._hold_limit, self._report, self._clock = transport, table, queue, hold, report, clock
+        self._calls: dict[int, Request] = {}
         self._upstreams: dict[str, int] = {}
-        self.reporters: dict[str, ConcurrencyReporter] = {}
+        self.desks: dict[str, Desk[int]] = {}
+        self.reporters: dict[RevisionName, ConcurrencyReporter] = {}
         self._prefix = secrets.token_hex(6).encode() + b"-"
         self._numbers = itertools.count()
-        self.requests = self.refused = self.held_total = self.rejected = 0
+        self.requests = self.refused = self.held = self.rejected = self.cold_starts = 0
         self.held_seconds = 0.0
-
-    @property
-    def waiting(self) -> int:
-        """Calls held now."""
-        return sum(map(len, self._queues.values())) + sum(map(len, self._pods.values()))
 
     # Requests -----------------------------------------------------------------------------------------------------------
 
@@ -74,7 +86,8 @@ class Router:
         elif kind == api.FORWARDED:
             self._forwarded(call, detail[0], detail[1])
         elif kind == api.CALL_CANCELLED:
-            self._end(call, discard=True)
+            if (request := self._calls.get(call)) is not None:
+                self._end(request)
         elif kind == api.HTTP:
             self._http(call, detail)
 
@@ -86,140 +99,189 @@ class Router:
             if wanted:
                 self._transport.respond(call, 200, [("k-network-hash", wanted)], b"")
             else:
-                self._transport.respond(call, 400, TEXT, b"K-Network-Hash must be set\n")
+                self._transport.respond(call, 400, TEXT, b"K-Network-Hash must be set in a probe\n")
         elif probe:
             known = probe == b"activator"
-            self._transport.respond(call, 200 if known else 400, TEXT, b"activator" if known else b"unexpected probe\n")
+            self._transport.respond(call, 200 if known else 400, TEXT, b"activator" if known else b"K-Network-Probe must be probe or activator\n")
         else:
             self._begin(call, target, b"", picked, grpc=False)
 
     def _begin(self, call: int, path: str, message: bytes, picked: tuple[bytes, ...], grpc: bool) -> None:
         self.requests += 1
-        service = self._table.find(picked[0].decode("latin-1"), picked[1].decode("latin-1"), picked[2].decode("latin-1"))
+        authority, namespace, revision = picked[0].decode("latin-1"), picked[1].decode("latin-1"), picked[2].decode("latin-1")
+        service = self._table.find(authority, namespace, revision)
         if service is None:
-            self._fail(call, grpc, Status.NOT_FOUND, 404, f"no service is known here for host {picked[0].decode('latin-1')!r}")
+            self._nowhere(call, grpc, f"revision {namespace}/{revision}" if revision else f"host {authority!r}")
             return
-        command_id = picked[3] or self._prefix + str(next(self._numbers)).encode()
-        held = self._calls[call] = Held(call, service, path, message, command_id, grpc, time.monotonic())
-        reporter = self.reporters.get(service.name)
-        if reporter is None:
-            reporter = self.reporters[service.name] = ConcurrencyReporter()
-        if (early := reporter.begin(held.since)) is not None:
-            self._report(service, early)
-        self._route(held)
+        headers = [
+            (COMMAND_ID, picked[3] or self._prefix + str(next(self._numbers)).encode()),
+            ("k-proxy-request", b"activator"),
+            ("k-original-host", picked[0]),
+        ]
+        request = Request(call, service, revision or service.revision, path, message, headers, grpc, self._clock())
+        decision = self._decide(request)
+        self._calls[call] = request
+        if isinstance(decision, Hold) and not service.any_ready:
+            self.cold_starts += 1
+        if not isinstance(decision, Reject):  # what cannot be served wakes nobody
+            self._count(request)
+        self._act(request, decision)
 
-    def _route(self, held: Held) -> None:
-        service = held.service
+    def _nowhere(self, call: int, grpc: bool, what: str) -> None:
+        self.rejected += 1
+        if self._table.services:
+            self._fail(call, grpc, Status.NOT_FOUND, 404, f"{what}: no service is known here by that name")
+        else:
+            self._fail(call, grpc, Status.UNAVAILABLE, 503, "no routes have come from the leader yet")
+
+    def _count(self, request: Request) -> None:
+        request.counted = True
+        name = (request.service.name, request.revision)
+        reporter = self.reporters.get(name)
+        if reporter is None:
+            reporter = self.reporters[name] = ConcurrencyReporter()
+        if (early := reporter.begin(request.began)) is not None:
+            self._report(_message(name, early, 0))
+
+    # Routing ------------------------------------------------------------------------------------------------------------
+
+    def _desk(self, service: Service) -> Desk[int]:
+        found = self.desks.get(service.name)
+        if found is None:
+            found = self.desks[service.name] = Desk(self._queue)
+        return found
+
+    def _decide(self, request: Request) -> Decision:
+        service, load = request.service, self._desk(request.service).load
+        if not request.grpc:
+            return service.any_pod(request.revision, load, request.refused_by)
         try:
-            if held.grpc:
-                decision = service.decide(held.path, held.message, self._in_flight())
-            else:
-                decision = service.any_pod(self._in_flight())
+            return service.decide(request.path, request.message, request.revision, load, request.refused_by)
         except MalformedMessage as error:
-            decision = Reject(f"{held.path}: the request does not parse: {error}")
+            return Reject(f"{request.path}: the request does not parse: {error}")
+
+    def _route(self, request: Request) -> None:
+        self._act(request, self._decide(request))
+
+    def _act(self, request: Request, decision: Decision) -> None:
         if isinstance(decision, Destination):
-            self._send(held, decision)
+            self._send(request, decision)
         elif isinstance(decision, Hold):
-            self._hold(held)
+            self._wait(request, self._desk(request.service).held)
         else:
             self.rejected += 1
-            self._finish(held, Status.UNIMPLEMENTED if decision.unimplemented else Status.INVALID_ARGUMENT, 400, decision.reason)
+            self._finish(request, Status.UNIMPLEMENTED if decision.unimplemented else Status.INVALID_ARGUMENT, 400, decision.reason)
 
-    def _in_flight(self) -> dict[str, int]:
-        return {member: slots.in_flight for member, slots in self._pods.items()}
-
-    def _send(self, held: Held, to: Destination) -> None:
-        slots = self._pods.setdefault(to.member, PodSlots())
-        if not slots.take(held.service.concurrency):
-            if len(slots) >= self._limit:
-                self._full(held)
-            else:
-                slots.wait(held.call)
+    def _send(self, request: Request, to: Destination) -> None:
+        desk = self._desk(request.service)
+        slots = desk.slots(to.member)
+        if not slots.take(request.service.limit(to.member)):
+            self._wait(request, slots.waiting if to.pinned else desk.anywhere)
             return
-        held.member = to.member
+        request.member = to.member
         upstream = self._upstreams.get(to.address)
         if upstream is None:
             upstream = self._upstreams[to.address] = self._transport.connect(to.address)
-        waited = time.monotonic() - held.since
-        if waited > 0.01:
-            self.held_seconds += waited
-        headers = [(COMMAND_ID, held.command_id), ("k-proxy-request", b"activator")]
-        self._transport.forward(held.call, upstream, headers, REMOVED)
+        if request.was_held:
+            self.held_seconds += self._clock() - request.began
+            request.was_held = False
+        headers = [*request.headers, ("cloudstate-retry", b"1")] if request.rounds else request.headers
+        self._transport.forward(request.call, upstream, headers, REMOVED)
 
-    # Waiting ------------------------------------------------------------------------------------------------------------
-
-    def _hold(self, held: Held) -> None:
-        queue = self._queues.setdefault(held.service.name, HoldQueue(self._limit))
-        if not queue.push(held.call, held.since):
-            self._full(held)
+    def _wait(self, request: Request, queue: WaitQueue[int]) -> None:
+        if not queue.push(request.call, request.began):
+            text = f"{request.service.name}: {self._queue} requests wait already, no more are taken"
+            self._finish(request, Status.RESOURCE_EXHAUSTED, 503, text)
             return
-        self.held_total += 1
+        request.queue = queue
+        if not request.was_held:
+            request.was_held = True
+            self.held += 1
 
-    def _full(self, held: Held) -> None:
-        text = f"{held.service.name}: {self._limit} requests wait already, no more are taken"
-        self._finish(held, Status.RESOURCE_EXHAUSTED, 503, text)
+    # What lets waiting requests go --------------------------------------------------------------------------------------
 
     def changed(self, service: Service) -> None:
-        """The routes of a service have changed: everything that waits for it tries again, oldest first."""
-        calls = self._queues[service.name].release() if service.name in self._queues else []
-        for member, slots in list(self._pods.items()):
-            if member not in service.members and slots.in_flight == 0 and not len(slots):
-                del self._pods[member]
-            elif member in service.members or len(slots):
-                calls += [c for c in slots.release() if c in self._calls]
-        self._again(calls)
+        """The routes of a service have changed: everything that waits for it is routed anew, in the order in which it waited."""
+        desk = self._desk(service)
+        for call in desk.release():
+            self._resume(call)
+        desk.forget_idle(frozenset(service.members))
+        self._disconnect()
 
-    def _again(self, calls: list[int]) -> None:
-        for call in calls:
-            if (held := self._calls.get(call)) is not None:
-                self._route(held)
+    def _disconnect(self) -> None:
+        """Forget addresses that nobody has any more, once nothing is in flight at a member that has gone."""
+        if not any(desk.pods.keys() - self._table.services[name].members.keys() for name, desk in self.desks.items()):
+            for address in self._upstreams.keys() - self._table.addresses:
+                self._transport.disconnect(self._upstreams.pop(address))
+
+    def _resume(self, call: int) -> None:
+        request = self._calls[call]
+        request.queue = None
+        self._route(request)
 
     def expire(self, now: float) -> None:
-        """Give back what has been held too long."""
-        for queue in self._queues.values():
-            for call in queue.expired(now, self._hold_limit):
-                if (held := self._calls.get(call)) is not None:
-                    text = f"{held.service.name}: no pod could take the request within {self._hold_limit:g} s"
-                    self._finish(held, Status.UNAVAILABLE, 503, text)
+        """Give back what has waited too long: for a pod `hold` seconds, for room at a busy pod the revision's timeout if that is longer."""
+        for name, desk in self.desks.items():
+            busy = max([self._hold_limit, *(r.timeout for r in self._table.services[name].revisions.values())])
+            late = [(call, "no pod could take") for call in desk.held.expired(now, self._hold_limit)]
+            for queue in (desk.anywhere, *(slots.waiting for slots in desk.pods.values())):
+                late += [(call, "every pod was too busy to take") for call in queue.expired(now, busy)]
+            for call, why in late:
+                request = self._calls[call]
+                request.queue = None
+                self._finish(request, Status.UNAVAILABLE, 503, f"{name}: {why} the request within {now - request.began:.0f} s")
 
     # Ends ---------------------------------------------------------------------------------------------------------------
 
     def _forwarded(self, call: int, outcome: Outcome, text: str) -> None:
-        held = self._calls.get(call)
-        if held is None:
+        request = self._calls.get(call)
+        if request is None:
             return
-        member, held.member = held.member, ""
-        self._give_back(held.service, member)
         if outcome != Outcome.REFUSED:
-            self._end(call)
+            self._end(request)
             return
         self.refused += 1
-        if time.monotonic() - held.since >= self._hold_limit:
-            self._finish(held, Status.UNAVAILABLE, 503, f"{held.service.name}: no pod took the request: {text}")
-        else:
-            self._transport.after(RETRY, lambda: self._again([call]))
-
-    def _give_back(self, service: Service, member: str) -> None:
-        slots = self._pods.get(member)
-        if slots is not None:
-            self._again(slots.give_back(service.concurrency))
-
-    def _end(self, call: int, discard: bool = False) -> None:
-        held = self._calls.pop(call, None)
-        if held is None:
+        member = request.member
+        self._leave(request)
+        if self._clock() - request.began >= self._hold_limit:
+            self._finish(request, Status.UNAVAILABLE, 503, f"{request.service.name}: no pod took the request: {text}")
             return
-        self.reporters[held.service.name].end(time.monotonic())
-        if held.member:
-            self._give_back(held.service, held.member)
-        elif discard:
-            if (queue := self._queues.get(held.service.name)) is not None:
-                queue.discard(call)
-            for slots in self._pods.values():
-                slots.discard(call)
+        if not request.refused_by:
+            delay = min(RETRY_LAST, RETRY_FIRST * 2 ** min(request.rounds, 10))
+            self._transport.after(delay, lambda: self._again(request))
+        request.rounds += 1
+        request.refused_by.add(member)
+        self._route(request)
 
-    def _finish(self, held: Held, status: Status, http_status: int, text: str) -> None:
-        self._fail(held.call, held.grpc, status, http_status, text)
-        self._end(held.call)
+    def _again(self, request: Request) -> None:
+        """Those who have refused a request may be asked once more."""
+        request.refused_by.clear()
+        if request.queue is not None and request.queue is self._desk(request.service).held:
+            request.queue.discard(request.call)
+            self._resume(request.call)
+
+    def _leave(self, request: Request) -> None:
+        """A request is no longer in flight; whoever waited for its slot is next."""
+        member, request.member = request.member, ""
+        desk, limit = self._desk(request.service), request.service.limit(member)
+        slots = desk.slots(member)
+        slots.give_back()
+        while (call := slots.next(limit, desk.anywhere)) is not None:
+            self._resume(call)
+
+    def _end(self, request: Request) -> None:
+        del self._calls[request.call]
+        if request.counted:
+            self.reporters[request.service.name, request.revision].end(self._clock())
+        if request.queue is not None:
+            request.queue.discard(request.call)
+            request.queue = None
+        if request.member:
+            self._leave(request)
+
+    def _finish(self, request: Request, status: Status, http_status: int, text: str) -> None:
+        self._fail(request.call, request.grpc, status, http_status, text)
+        self._end(request)
 
     def _fail(self, call: int, grpc: bool, status: Status, http_status: int, text: str) -> None:
         if grpc:
@@ -227,16 +289,18 @@ class Router:
         else:
             self._transport.respond(call, http_status, TEXT, text.encode() + b"\n")
 
+    # Statistics ---------------------------------------------------------------------------------------------------------
 
-def stats_of(table: RouteTable, router: Router, now: float) -> list[pb.RevisionStats]:
-    """The periodic statistics of every service that was not idle."""
-    found = []
-    for name, reporter in router.reporters.items():
-        if (report := reporter.report(now)) is not None:
-            found.append(revision_stats(table.services[name], report))
-    return found
+    def statistics(self) -> list[pb.RevisionStats]:
+        """What each revision that was not idle did since the last time."""
+        found = [(name, reporter.report(self._clock())) for name, reporter in self.reporters.items()]
+        return [_message(name, report, self.desks[name[0]].room.taken) for name, report in found if report is not None]
+
+    def present(self) -> list[pb.RevisionStats]:
+        """What is in flight or waits now: told to a leader that has heard nothing yet."""
+        return [_message(n, Report(r.in_flight, 0), self.desks[n[0]].room.taken) for n, r in self.reporters.items() if r.in_flight]
 
 
-def revision_stats(service: Service, report: Report) -> pb.RevisionStats:
-    """One service's report as a message."""
-    return pb.RevisionStats(service=service.name, revision=service.revision, concurrency=report.concurrency, requests=report.requests)
+def _message(name: RevisionName, report: Report, waiting: int) -> pb.RevisionStats:
+    service, revision = name
+    return pb.RevisionStats(service=service, revision=revision, concurrency=report.concurrency, requests=report.requests, waiting=waiting)

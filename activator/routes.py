@@ -5,7 +5,7 @@ A table is fed with the leader's messages and answers from memory; it keeps what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from cloudstate_core.entity_key import KeyField, key_of
@@ -26,11 +26,21 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision: its ready members, its limit of calls per pod (0 = none), and the seconds a call may take (0 = unknown)."""
+
+    ready: tuple[str, ...] = ()
+    concurrency: int = 0
+    timeout: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Destination:
-    """A member to send a call to."""
+    """A member to send a call to; `pinned`: only this one may take it."""
 
     member: str
     address: str
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,9 @@ class Reject:
 
 
 Decision = Destination | Hold | Reject
+Load = Callable[[str], int]
+"""Calls in flight or waiting at a member."""
+NO_REVISION = Revision()
 
 
 @dataclass(slots=True)
@@ -58,56 +71,71 @@ class Service:
     entries: list[Entry] = field(default_factory=list)
     members: dict[str, pb.Member] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)
-    ready: list[str] = field(default_factory=list)
+    revisions: dict[str, Revision] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     revision: str = ""
-    concurrency: int = 0
+    """The default revision."""
 
     def update(self, route: pb.ServiceRoute) -> None:
-        """Take over a message of the leader."""
+        """Take over a message of the leader; entries of an older generation are left out. The method table, once known, is kept."""
         update = route.map
         if update.full or len(self.entries) != update.shard_count:
             self.entries = [Entry()] * update.shard_count
         if update.generation >= self.generation or update.full:
             for e in update.entries:
-                self.entries[e.shard] = Entry(e.owner, e.next, e.since, e.force_after_ms)
+                if e.shard < len(self.entries):
+                    self.entries[e.shard] = Entry(e.owner, e.next, e.since, e.force_after_ms)
             self.generation = update.generation
         self.members = {member.member_id: member for member in update.members}
-        self.methods = {m.path: _method(m) for m in route.methods}
+        if route.methods:
+            self.methods = {m.path: _method(m) for m in route.methods}
         self.hosts, self.revision = tuple(route.hosts), route.default_revision
-        for revision in route.revisions:
-            if revision.revision == self.revision:
-                self.ready = list(revision.ready_members)
-                self.concurrency = revision.container_concurrency
+        self.revisions = {r.revision: Revision(tuple(r.ready_members), r.container_concurrency, r.timeout_seconds) for r in route.revisions}
 
-    def decide(self, path: str, message: bytes, in_flight: Mapping[str, int]) -> Decision:
-        """Where a gRPC call goes now. MalformedMessage when its message does not parse."""
-        if not self.methods or not self.ready:
+    def decide(self, path: str, message: bytes, revision: str, load: Load, avoid: Collection[str] = ()) -> Decision:
+        """Where a gRPC call goes now; `avoid` = members that have just refused it. MalformedMessage when its message does not parse."""
+        if not self.methods or not self.entries:
             return Hold()
         method = self.methods.get(path)
         if method is None and not path.startswith(ANY_POD):
             return Reject(f"{path}: is not a method of {self.name}", unimplemented=True)
         if method is None or not method.key_fields:
-            return self.any_pod(in_flight)
+            return self.any_pod(revision, load, avoid)
         key = key_of(message, method.key_fields)
         if not key:
             return Reject(f"{path}: the request's entity key must not be empty: it names the entity")
-        entry = self.entries[shard_of(method.persistence_id, key, len(self.entries))]
-        return self._destination(entry.owner)
+        owner = self.entries[shard_of(method.persistence_id, key, len(self.entries))].owner
+        return self._destination(owner, pinned=True) if owner not in avoid else Hold()
 
-    def any_pod(self, in_flight: Mapping[str, int]) -> Decision:
-        """The ready pod with the fewest calls in flight."""
-        if not self.ready:
-            return Hold()
-        return self._destination(min(self.ready, key=lambda member: in_flight.get(member, 0)))
+    def any_pod(self, revision: str, load: Load, avoid: Collection[str] = ()) -> Decision:
+        """The ready pod of a revision with the fewest calls."""
+        ready = [member for member in self.revisions.get(revision, NO_REVISION).ready if member not in avoid]
+        return self._destination(min(ready, key=load), pinned=False) if ready else Hold()
 
-    def _destination(self, member: str) -> Decision:
+    @property
+    def any_ready(self) -> bool:
+        """False at zero: no member takes calls."""
+        return any(revision.ready for revision in self.revisions.values())
+
+    def limit(self, member: str) -> int:
+        """Calls that a member may have in flight; 0 = any number."""
         found = self.members.get(member)
-        return Destination(member, found.data_address) if found is not None else Hold()
+        return self.revisions.get(found.revision, NO_REVISION).concurrency if found is not None else 0
+
+    def _destination(self, member: str, pinned: bool) -> Decision:
+        found = self.members.get(member)
+        return Destination(member, found.data_address, pinned) if found is not None else Hold()
 
 
 def _method(method: pb.Method) -> Method:
-    return Method(method.persistence_id, tuple((tuple(f.numbers), f.type) for f in method.key_fields))
+    fields = () if method.stateless else tuple((tuple(f.numbers), f.type) for f in method.key_fields)
+    return Method(method.persistence_id, fields)
+
+
+def host_of(authority: str) -> str:
+    """The host of an authority in lower case, without port; brackets of an IPv6 address stay."""
+    host, colon, port = authority.rpartition(":")
+    return (host if colon and port.isdecimal() and not authority.endswith("]") else authority).lower()
 
 
 class RouteTable:
@@ -125,15 +153,21 @@ class RouteTable:
             service = self.services.setdefault(route.map.service, Service(route.map.service))
             service.update(route)
             touched.append(service)
-        self._by_host = {host: service for service in self.services.values() for host in service.hosts}
-        self._by_revision = {(s.name.split("/")[0], s.revision): s for s in self.services.values()}
+        services = self.services.values()
+        self._by_host = {host.lower(): service for service in services for host in service.hosts}
+        self._by_revision = {(s.name.partition("/")[0], r): s for s in services for r in (s.revision, *s.revisions)}
         return touched
 
-    def find(self, host: str, namespace: str, revision: str) -> Service | None:
+    def find(self, authority: str, namespace: str, revision: str) -> Service | None:
         """By Knative's headers, else by host, else the only service there is."""
         if revision:
             return self._by_revision.get((namespace, revision))
-        found = self._by_host.get(host.partition(":")[0])
+        found = self._by_host.get(host_of(authority))
         if found is None and len(self.services) == 1:
             return next(iter(self.services.values()))
         return found
+
+    @property
+    def addresses(self) -> set[str]:
+        """Where some member takes calls."""
+        return {member.data_address for service in self.services.values() for member in service.members.values()}

@@ -1,0 +1,84 @@
+"""The activator's stream to the leader: statistics go out, routes come in.
+
+While the leader is away the last routes stay in force; the stream is opened again with a growing delay, and a new one begins with what is
+in flight, so that calls which wait at zero are heard of by whoever leads now.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from google.protobuf.message import DecodeError
+
+from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Event, Transport
+
+log = logging.getLogger(__name__)
+
+ROUTE = "/cloudstate_knative.v1.CoordinationService/Route"
+REPORT_EVERY = 1.0
+"""Seconds between statistics."""
+RETRY_FIRST, RETRY_LAST = 0.05, 2.0
+Statistics = Callable[[], Sequence[pb.RevisionStats]]
+
+
+class LeaderStream:
+    """One stream at a time to `target`. `statistics` = since the last time, `present` = now; `on_routes` gets what the leader sends."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        target: str,
+        name: str,
+        statistics: Statistics,
+        present: Statistics,
+        on_routes: Callable[[Sequence[pb.ServiceRoute]], None],
+    ) -> None:
+        self._transport, self._target, self._name = transport, target, name
+        self._statistics, self._present, self._on_routes = statistics, present, on_routes
+        self._upstream = self._stream = 0
+        self._retry = RETRY_FIRST
+        self.connected = False
+        """The leader has spoken on the present stream."""
+        self.lost = 0
+        """Streams that ended."""
+
+    def start(self) -> None:
+        """Connect and report from now on. On the callback thread."""
+        self._upstream = self._transport.connect(self._target)
+        self._connect()
+        self._transport.after(REPORT_EVERY, self._tick)
+
+    def _connect(self) -> None:
+        self._stream = self._transport.open(self._upstream, ROUTE)
+        self.send(self._present())
+
+    def send(self, stats: Sequence[pb.RevisionStats]) -> None:
+        """Tell statistics at once."""
+        self._transport.send(self._stream, pb.RouteRequest(activator_id=self._name, stats=stats).SerializeToString())
+
+    def _tick(self) -> None:
+        if stats := self._statistics():
+            self.send(stats)
+        self._transport.after(REPORT_EVERY, self._tick)
+
+    def on_event(self, event: Event) -> None:
+        """Handle STREAM_MESSAGE and STREAM_CLOSED; those of earlier streams are ignored."""
+        kind, stream, data, detail = event
+        if stream != self._stream:
+            return
+        if kind == api.STREAM_CLOSED:
+            log.info("the leader at %s is away: %s", self._target, detail[1])
+            self.connected, self.lost = False, self.lost + 1
+            self._transport.after(self._retry, self._connect)
+            self._retry = min(RETRY_LAST, self._retry * 2)
+            return
+        self.connected, self._retry = True, RETRY_FIRST
+        try:
+            routes = pb.RouteResponse.FromString(data).services
+        except DecodeError:
+            log.error("the leader at %s sent %d bytes that are not a RouteResponse; the last routes stay in force", self._target, len(data))
+            return
+        self._on_routes(routes)
