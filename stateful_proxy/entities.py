@@ -468,8 +468,9 @@ class Entities:
             entity.stream = 0
 
     def _forget(self, entity: Entity) -> None:
-        if self._entities.get(entity.key) is entity:
-            del self._entities[entity.key]
+        if self._entities.get(entity.key) is not entity:
+            return
+        del self._entities[entity.key]
         keys = self._by_shard.get(entity.shard)
         if keys is not None:
             keys.discard(entity.key)

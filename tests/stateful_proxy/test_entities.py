@@ -443,3 +443,19 @@ def test_drop_resets_streams_and_refuses(bench: Any) -> None:
     assert bench.transport.answers[waiting].refused
     assert bench.transport.streams[1].reset
     assert bench.entities.active == 0
+
+
+def test_a_late_activation_of_a_dropped_entity_does_not_touch_its_successor(bench: Any) -> None:
+    bench.journal.holding = True
+    old = bench.call()
+    bench.entities.drop_shard(0)
+    bench.tokens[0] = bench.journal.claim(0)
+    new, drained = bench.call(), []
+    bench.journal.release()
+    bench.batch.flush()
+    assert bench.transport.answers[old].refused
+    bench.entities.drain_shard(0, lambda: drained.append(True))
+    assert not drained
+    bench.reply(1, 1, b"sum")
+    assert bench.transport.answers[new].body == b"sum"
+    assert drained == [True]
