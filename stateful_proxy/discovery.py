@@ -49,7 +49,7 @@ class Discovery:
             return False
         if kind == api.STREAM_MESSAGE:
             self._answer = data
-        elif self._answer is None:
+        elif self._answer is None or detail[0] != api.Status.OK:
             self.problem = f"user function at {self._target}: discovery failed: {detail[1] or detail[0]}"
             self._transport.after(self._retry, self.start)
             self._retry = min(RETRY_LAST, self._retry * 1.5)
