@@ -58,7 +58,7 @@ def test_headers_and_timeout_travel_and_trailers_return(bench: Any, peers: Any) 
     status, _, trailers, _ = closed(bench, stream)
     assert status == 0
     assert {("x-trailer", b"two"), ("x-trailer-bin", b"\x01\xfe")} <= set(trailers)
-    sent = {key: value for key, value in peer.seen[0][1]}
+    sent = dict(peer.seen[0][1])
     assert (sent["x-a"], sent["x-a-bin"]) == ("1", b"\x00\xff")
 
 
