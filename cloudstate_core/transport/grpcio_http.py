@@ -8,9 +8,18 @@ import http
 import socket
 from collections.abc import Callable, Sequence
 
-from cloudstate_core.transport.api import Header
+from cloudstate_core.transport.api import Header, ListenOptions
 
-MAX_BODY = 1 << 20
+_WATCH = 0.2
+"""Seconds between looks whether a caller that waits for its answer is still there."""
+
+
+class BadRequest(Exception):
+    """A request that is answered with `status` and never told to policy."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class HttpRequest:
@@ -18,6 +27,7 @@ class HttpRequest:
 
     def __init__(self, method: str, target: str, headers: list[Header], body: bytes) -> None:
         self.method, self.target, self.headers, self.body = method, target, headers, body
+        self.call = 0
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def header(self, name: str) -> bytes:
@@ -27,55 +37,93 @@ class HttpRequest:
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Answer whole."""
-        lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}".encode()]
-        lines += [name.encode() + b": " + value for name, value in headers]
-        lines.append(b"content-length: " + str(len(body)).encode())
         if not self.answer.done():
-            self.answer.set_result(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+            self.answer.set_result(_answer(status, headers, b"" if self.method == "HEAD" else body, len(body)))
 
 
 class HttpListener:
-    """A bound port; `on_request` is called on the loop with each request."""
+    """A bound port; `on_request` is called on the loop with each request, `on_gone` when its caller leaves before the answer."""
 
-    def __init__(self, host: str, port: int, on_request: Callable[[HttpRequest], None]) -> None:
-        self._socket = socket.socket()
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        options: ListenOptions,
+        on_request: Callable[[HttpRequest], None],
+        on_gone: Callable[[HttpRequest], None],
+    ) -> None:
+        self._options, self._on_request, self._on_gone = options, on_request, on_gone
+        self._server: asyncio.Server | None = None
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            self._socket.listen()
         except OSError as error:
             self._socket.close()
             raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
         self.port: int = self._socket.getsockname()[1]
-        self._on_request = on_request
-        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Accept connections."""
-        self._server = await asyncio.start_server(self._serve, sock=self._socket)
+        self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=self._options.max_header_bytes)
 
-    async def stop(self, grace: float | None) -> None:
+    async def stop(self) -> None:
         """Accept no more."""
         if self._server is not None:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            while (request := await _read(reader)) is not None:
-                self._on_request(request)
-                writer.write(await request.answer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            try:
+                while (request := await _read(reader, self._options.max_message_bytes)) is not None:
+                    self._on_request(request)
+                    if not await self._answered(request, reader, writer):
+                        break
+            except BadRequest as error:
+                text = f"{error}\n".encode()
+                writer.write(_answer(error.status, [("content-type", b"text/plain"), ("connection", b"close")], text, len(text)))
                 await writer.drain()
         writer.close()
 
+    async def _answered(self, request: HttpRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Write the answer once policy has given it; False when the connection ends with it."""
+        try:
+            while not (await asyncio.wait({request.answer}, timeout=_WATCH))[0]:
+                if reader.at_eof() or writer.is_closing():
+                    return False
+            writer.write(request.answer.result())
+            await writer.drain()
+        finally:
+            self._on_gone(request)
+        return request.header("connection").lower() != b"close"
 
-async def _read(reader: asyncio.StreamReader) -> HttpRequest | None:
+
+def _answer(status: int, headers: Sequence[Header], body: bytes, length: int) -> bytes:
+    phrase = http.HTTPStatus(status).phrase if status in http.HTTPStatus._value2member_map_ else ""
+    lines = [f"HTTP/1.1 {status} {phrase}".encode(), *(name.encode() + b": " + value for name, value in headers)]
+    lines.append(b"content-length: " + str(length).encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+async def _read(reader: asyncio.StreamReader, max_body: int) -> HttpRequest | None:
     """The next request, or None at the end of the connection."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     except asyncio.IncompleteReadError:
         return None
-    method, target, _ = head[0].split(" ", 2)
+    except asyncio.LimitOverrunError as error:
+        raise BadRequest(431, "the request's headers are over the limit") from error
+    parts = head[0].split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+        raise BadRequest(400, "the request line must be METHOD TARGET HTTP/1.1")
     headers = [(k.strip().lower(), v.strip().encode("latin-1")) for k, _, v in (line.partition(":") for line in head[1:] if line)]
-    length = int(next((value for key, value in headers if key == "content-length"), b"0"))
-    if length > MAX_BODY:
-        raise ValueError(f"a body of {length} bytes is over the limit of {MAX_BODY}")
-    return HttpRequest(method, target, headers, await reader.readexactly(length))
+    if any(key == "transfer-encoding" for key, _ in headers):
+        raise BadRequest(411, "an admin request needs a content-length")
+    lengths = {value for key, value in headers if key == "content-length"} or {b"0"}
+    length = lengths.pop()
+    if lengths or not length.isdigit():
+        raise BadRequest(400, "content-length must be one decimal number")
+    if int(length) > max_body:
+        raise BadRequest(413, f"a body of {int(length)} bytes is over the limit of {max_body}")
+    return HttpRequest(parts[0], parts[1], headers, await reader.readexactly(int(length)))

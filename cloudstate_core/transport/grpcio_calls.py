@@ -1,0 +1,273 @@
+"""Server calls of the grpcio transport: from the first message to the one answer, or on to an upstream.
+
+Each call is one task of grpc's server, which carries out in order what policy asks for. Request messages are read by a task of the call's
+own, whoever asks for them, so that a forward that is refused loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cloudstate_core.transport import api, grpcio_wire
+from cloudstate_core.transport.api import Header, ListenOptions, Outcome
+from cloudstate_core.transport.grpcio_loop import EventLoop
+from cloudstate_core.transport.grpcio_streams import Upstream
+
+REPLAY = 1 << 20
+"""Bytes of a streamed request kept so that a refused forward can be tried again; the first message is always kept."""
+
+
+class Requests:
+    """A call's request messages by index; kept until they are let go."""
+
+    def __init__(self, source: AsyncIterator[bytes], loop: EventLoop) -> None:
+        self._source, self._loop = source, loop
+        self._kept: collections.deque[bytes] = collections.deque()
+        self._from = self._bytes = 0
+        self._ended = False
+        self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all messages so far can be had again."""
+        return self._from == 0
+
+    async def get(self, index: int) -> bytes | None:
+        """The message of this index, None past the end; a cancelled wait loses nothing."""
+        while index >= self._from + len(self._kept):
+            if self._ended:
+                return None
+            if self._fetching is None:
+                self._fetching = self._loop.spawn(self._fetch())
+            await asyncio.wait({self._fetching})
+        return self._kept[index - self._from]
+
+    async def _fetch(self) -> None:
+        message = None
+        try:
+            message = await anext(self._source, None)
+        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.BaseError):
+            pass  # the call is over; its own task is told
+        finally:
+            self._fetching = None
+            self._ended = message is None
+        if message is not None:
+            self._kept.append(message)
+            self._bytes += len(message)
+
+    def passed_on(self, index: int, answered: bool) -> None:
+        """All before `index` were written upstream: let them go if they can or must not be asked for again."""
+        if answered or (index > 1 and self._bytes > REPLAY):
+            while self._from < index:
+                self._bytes -= len(self._kept.popleft())
+                self._from += 1
+
+
+class Call:
+    """A call in progress; `out` holds what policy asked for, in order."""
+
+    def __init__(self, number: int, path: str, context: Any, requests: Requests) -> None:
+        self.number, self.path, self.context, self.requests = number, path, context, requests
+        self.forwarding = self.answered = False
+        self.out: collections.deque[tuple[Any, ...]] = collections.deque()
+        self._wake = asyncio.Event()
+
+    def put(self, *item: Any) -> None:
+        """Ask for one more thing."""
+        self.out.append(item)
+        self._wake.set()
+
+    async def next(self) -> tuple[Any, ...]:
+        """What to do next."""
+        while not self.out:
+            self._wake.clear()
+            await self._wake.wait()
+        return self.out.popleft()
+
+    def end(self, status: grpc.StatusCode, text: str, trailers: Sequence[Header]) -> None:
+        """Set how it ends; grpc sends it when the call's task returns."""
+        self.context.set_trailing_metadata(grpcio_wire.metadata(trailers))
+        self.context.set_code(status)
+        self.context.set_details(text)
+
+    def expired(self) -> bool:
+        """Whether the caller's deadline has passed."""
+        remaining = self.context.time_remaining()
+        return remaining is not None and remaining <= 0
+
+
+class Calls:
+    """The open gRPC calls of all listeners."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._calls: dict[int, Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def get(self, call: int) -> Call | None:
+        """An open call that policy may act on."""
+        found = self._calls.get(call)
+        return None if found is None or found.forwarding else found
+
+    def headers(self, call: int) -> list[Header]:
+        """Its request headers, [] when it is over."""
+        found = self._calls.get(call)
+        return [] if found is None else grpcio_wire.headers(found.context.invocation_metadata())
+
+    def finish(self, call: int, *items: tuple[Any, ...]) -> None:
+        """Do the last things policy asks for; the call is then over for policy."""
+        if (found := self.get(call)) is not None:
+            del self._calls[call]
+            for item in items:
+                found.put(*item)
+
+    def forward(self, call: int, upstream: Upstream | None, headers: Sequence[Header], remove: Sequence[str]) -> None:
+        """Pass on; without an upstream it is refused."""
+        if (found := self.get(call)) is None:
+            return
+        if upstream is None:
+            self._loop.emit((api.FORWARDED, call, b"", (Outcome.REFUSED, "the upstream was disconnected or never connected")))
+            return
+        found.forwarding = True
+        found.put("forward", upstream, headers, remove)
+
+    async def serve(self, path: str, options: ListenOptions, source: AsyncIterator[bytes], context: Any) -> None:
+        """One call from its first message to its end; the task of grpc's server."""
+        call = Call(next(self._loop.ids), path, context, Requests(source, self._loop))
+        try:
+            if await self._begin(call, options):
+                await self._answer(call)
+        except asyncio.CancelledError:
+            self._gone(call)
+            raise
+        except grpc.aio.BaseError:  # a write to a caller that has gone
+            self._gone(call)
+        finally:
+            self._calls.pop(call.number, None)
+
+    async def _begin(self, call: Call, options: ListenOptions) -> bool:
+        """Read what policy must see before it is told: the first message, and for a unary call that it is the only one."""
+        streaming = call.path in options.streaming_paths
+        first = await call.requests.get(0)
+        if not streaming and not options.peek and (first is None or await call.requests.get(1) is not None):
+            call.end(grpc.StatusCode.INTERNAL, f"{call.path}: a unary call takes exactly one request message", ())
+            return False
+        complete = first is None or not (streaming or options.peek)
+        self._calls[call.number] = call
+        metadata = grpcio_wire.headers(call.context.invocation_metadata())
+        picked = tuple(next((value for name, value in metadata if name == wanted), b"") for wanted in options.pick)
+        self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked)))
+        if streaming and not complete:
+            self._loop.spawn(self._tell_messages(call))
+        return True
+
+    async def _tell_messages(self, call: Call) -> None:
+        index = 1
+        while (message := await call.requests.get(index)) is not None:
+            if call.number not in self._calls:
+                return
+            self._loop.emit((api.CALL_MESSAGE, call.number, message, None))
+            index += 1
+            call.requests.passed_on(index, answered=True)
+        if call.number in self._calls:
+            self._loop.emit((api.CALL_END, call.number, b"", None))
+
+    def _gone(self, call: Call) -> None:
+        """The caller went away before the answer: tell it once, in the form that policy waits for."""
+        if self._calls.pop(call.number, None) is not None:
+            reason = "the deadline has passed" if call.expired() else "the caller is gone"
+            if call.forwarding:
+                self._loop.emit((api.FORWARDED, call.number, b"", (Outcome.CANCELLED, reason)))
+            else:
+                self._loop.emit((api.CALL_CANCELLED, call.number, b"", reason))
+
+    async def _answer(self, call: Call) -> None:
+        """Carry out what policy asks for until the call is finished."""
+        while True:
+            kind, *rest = await call.next()
+            if kind == "forward":
+                if await self._pass_on(call, *rest):
+                    return
+            elif kind == "headers":
+                await call.context.send_initial_metadata(grpcio_wire.metadata(rest[0]))
+            elif kind == "message":
+                await call.context.write(rest[0])
+            else:
+                call.end(*rest)
+                return
+
+    async def _pass_on(self, call: Call, upstream: Upstream, headers: Sequence[Header], remove: Sequence[str]) -> bool:
+        """Forward once; True when the caller has been answered."""
+        replaced = {name for name, _ in headers} | grpcio_wire.OWN_HEADERS
+        whole = grpcio_wire.headers(call.context.invocation_metadata())
+        kept = [(name, value) for name, value in whole if name not in replaced and not grpcio_wire.removed(name, remove)]
+        stream = upstream.begin(call.path, [*kept, *headers], call.context.time_remaining())
+        writer = self._loop.spawn(self._pass_requests(call, stream))
+        try:
+            if initial := await stream.initial_metadata():
+                call.answered = True
+                await call.context.send_initial_metadata(list(initial))
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                call.answered = True
+                await call.context.write(message)
+            status, text, trailers = await stream.code(), await stream.details(), await stream.trailing_metadata()
+        except grpc.aio.AioRpcError as error:
+            status, text, trailers = error.code(), error.details(), error.trailing_metadata()
+        finally:
+            writer.cancel()
+            stream.cancel()
+            upstream.end()
+        return self._settle(call, status, text or "", grpcio_wire.headers(trailers))
+
+    async def _pass_requests(self, call: Call, stream: Any) -> None:
+        index = 0
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError):
+            while (message := await call.requests.get(index)) is not None:
+                await stream.write(message)
+                index += 1
+                call.requests.passed_on(index, call.answered)
+            await stream.done_writing()
+
+    def _settle(self, call: Call, status: grpc.StatusCode, text: str, trailers: list[Header]) -> bool:
+        """Tell how a forward ended, and answer unless it was refused."""
+        refusal = next((value.decode("latin-1") for name, value in trailers if name == api.REFUSED_HEADER), None)
+        if refusal is None and not trailers and grpcio_wire.unprocessed(status, text):
+            refusal = text
+        outcome = (Outcome.DELIVERED, str(status.value[0]))
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED and call.expired():
+            outcome = (Outcome.CANCELLED, "the deadline has passed")
+        elif not call.answered and call.requests.whole and refusal is not None:
+            call.forwarding = False
+            self._loop.emit((api.FORWARDED, call.number, b"", (Outcome.REFUSED, refusal)))
+            return False
+        elif refusal is not None or (not trailers and grpcio_wire.lost(status, text)):
+            outcome, status = (Outcome.FAILED, text), grpc.StatusCode.UNAVAILABLE
+        self._calls.pop(call.number, None)
+        call.end(status, text, trailers)
+        self._loop.emit((api.FORWARDED, call.number, b"", outcome))
+        return True
+
+
+class Handler(grpc.GenericRpcHandler):
+    """Gives every method of a listener to `Calls` as bytes both ways."""
+
+    def __init__(self, calls: Calls, options: ListenOptions) -> None:
+        self._calls, self._options = calls, options
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """See grpc."""
+        path = handler_call_details.method
+
+        async def behaviour(requests: AsyncIterator[bytes], context: Any) -> None:
+            await self._calls.serve(path, self._options, requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(behaviour)

@@ -1,0 +1,45 @@
+"""What the transport reads out of grpc's own values: metadata as headers, and what became of a lost call.
+
+grpc tells neither whether the peer processed a call nor whether a status is the peer's own: both are read from the text of the error.
+A text that is not known counts as "it may have acted", which costs a retry and never a command executed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from cloudstate_core.transport.api import Header
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+OWN_HEADERS = frozenset({"te", "content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "accept-encoding"})
+"""Headers that a channel writes itself."""
+_UNPROCESSED = ("failed to connect", "rst_stream with error code 7", "goaway received", "connection refused")
+_LOST = (*_UNPROCESSED, "stream removed", "socket closed", "connection reset", "broken pipe", "endpoint", "transport closed", "keepalive")
+
+
+def metadata(headers: Sequence[Header]) -> list[tuple[str, str | bytes]]:
+    """Headers as grpc takes them."""
+    return [(name, value if name.endswith("-bin") else value.decode("latin-1")) for name, value in headers]
+
+
+def headers(found: Any) -> list[Header]:
+    """grpc's metadata as headers."""
+    return [(key, value if isinstance(value, bytes) else value.encode("latin-1")) for key, value in found or ()]
+
+
+def unprocessed(status: grpc.StatusCode, text: str) -> bool:
+    """Whether the peer cannot have acted on the call."""
+    return status is grpc.StatusCode.UNAVAILABLE and any(known in text.lower() for known in _UNPROCESSED)
+
+
+def lost(status: grpc.StatusCode, text: str) -> bool:
+    """Whether the status stands for a connection or stream that broke, and not for an answer."""
+    return status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL) and any(known in text.lower() for known in _LOST)
+
+
+def removed(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a header's name is one of `patterns` (a trailing '*' makes a prefix)."""
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
