@@ -16,21 +16,21 @@ def exposition(values: Mapping[str, float]) -> bytes:
     """Values in the Prometheus text form; names that end in `_total` are counters."""
     lines = []
     for name, value in values.items():
-        lines += [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}", f"{name} {value:g}"]
+        lines += [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}", f"{name} {value}"]
     return ("\n".join(lines) + "\n").encode()
 
 
 class Admin:
-    """Answers HTTP events of the admin port. `problem` gives why the proxy is not ready, '' when it is."""
+    """Answers HTTP events of the admin port. `problem` gives why the proxy is not ready, '' when it is; `views` are pages of JSON."""
 
     def __init__(
         self,
         transport: Transport,
         problem: Callable[[], str],
         metrics: Callable[[], Mapping[str, float]],
-        shards: Callable[[], Mapping[str, object]],
+        views: Mapping[str, Callable[[], Mapping[str, object]]],
     ) -> None:
-        self._transport, self._problem, self._metrics, self._shards = transport, problem, metrics, shards
+        self._transport, self._problem, self._metrics, self._views = transport, problem, metrics, views
 
     def on_event(self, event: Event) -> None:
         """Answer one HTTP event."""
@@ -43,7 +43,8 @@ class Admin:
             self._transport.respond(call, 503 if problem else 200, TEXT, f"{problem or 'ready'}\n".encode())
         elif path == "/metrics":
             self._transport.respond(call, 200, METRICS, exposition(self._metrics()))
-        elif path == "/shards":
-            self._transport.respond(call, 200, JSON, json.dumps(self._shards()).encode() + b"\n")
+        elif path in self._views:
+            self._transport.respond(call, 200, JSON, json.dumps(self._views[path]()).encode() + b"\n")
         else:
-            self._transport.respond(call, 404, TEXT, b"paths: /alive /ready /metrics /shards\n")
+            paths = " ".join(("/alive", "/ready", "/metrics", *self._views))
+            self._transport.respond(call, 404, TEXT, f"paths: {paths}\n".encode())

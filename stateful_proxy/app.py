@@ -17,23 +17,28 @@ from cloudstate_core.journal.api import Journal, JournalError
 from cloudstate_core.journal.opening import open_journal
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, ListenOptions
+from cloudstate_core.transport.api import Event, ListenOptions, Status
 from stateful_proxy.admin import Admin
 from stateful_proxy.coordinator import Coordinator
 from stateful_proxy.discovery import Discovery
-from stateful_proxy.dispatch import LISTEN, Dispatch
+from stateful_proxy.dispatch import LISTEN, PEER_LISTEN, Dispatch
 from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.health import Health
 from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.journal_probe import JournalProbe
 from stateful_proxy.ownership import Ownership
+from stateful_proxy.peers import Peers
 from stateful_proxy.service import ServiceModel
 from stateful_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SWEEP = 1.0
-"""Seconds between looks for idle entities."""
-DRAIN_LIMIT = 8.0
-"""Seconds that handing over all shards may take when the process is told to stop."""
+TICK = 1.0
+"""Seconds between heartbeats and looks for idle entities."""
+GRACE = 10.0
+"""Seconds from the order to stop to the end of the process."""
+HANDOVER_LIMIT = 7.0
+"""Seconds of those in which the leader may move the shards away; then they are sealed without a successor."""
 
 
 class Proxy:
@@ -53,8 +58,10 @@ class Proxy:
         self._dispatch: Dispatch | None = None
         self._coordinator: Coordinator | None = None
         self._ownership: Ownership | None = None
-        self._admin = Admin(self._transport, self.problem, self.metrics, self.shards)
+        self._admin = Admin(self._transport, self.problem, self.metrics, {"/shards": self.shards, "/entities": self.entities})
+        self._health: Health | None = None
         self._draining = False
+        self.errors = 0
 
     def start(self) -> None:
         """Bind the admin port and begin. OSError when a port is taken."""
@@ -87,29 +94,33 @@ class Proxy:
 
     def _serve_if_complete(self) -> None:
         """Both the function's model and the journal are there: build the rest and open the ports."""
-        if self._model is None or self._journal is None or self._dispatch is not None:
+        if self._model is None or self._journal is None or self._dispatch is not None or self._draining or self.failure:
             return
-        settings = self.settings
-        self._batch = JournalBatch(self._transport, self._journal)
+        settings, model = self.settings, self._model
+        batch = self._batch = JournalBatch(self._transport, self._journal)
         member = self._member if settings.coordinator else ""
-        ownership = self._ownership = Ownership(self._transport, self._batch, member, settings.shards, self._owned_changed)
+        ownership = self._ownership = Ownership(self._transport, batch, member, settings.shards, self._owned_changed)
         limits = EntityLimits(idle=settings.passivation)
         report = self._discovery.report_error
-        entities = self._entities = Entities(self._transport, self._function, self._batch, ownership, limits, report)
+        entities = self._entities = Entities(self._transport, self._function, batch, ownership, limits, report)
         ownership.tenants = entities
+        self._health = Health(self._transport, model.services, lambda: not self.problem())
+        peers = Peers(self._transport, member) if member else None
         try:
             data = self._transport.listen(settings.host, settings.data_port, LISTEN)
-            peer = self._transport.listen(settings.host, settings.peer_port, LISTEN)
+            peer = self._transport.listen(settings.host, settings.peer_port, PEER_LISTEN) if peers is not None else 0
         except OSError as error:
             self._fail(str(error))
             return
-        if settings.coordinator:
-            hello = self._hello(data, peer)
-            self._coordinator = Coordinator(self._transport, settings.coordinator, hello, ownership, entities, lambda: None)
-        self._dispatch = Dispatch(self._transport, self._model, ownership, entities, self._coordinator)
-        if self._coordinator is not None:
+        self._dispatch = Dispatch(self._transport, model, ownership, entities, peers, self._health)
+        if peers is not None:
+            ownership.announce = peers.announce
+            probe = JournalProbe(batch, ownership)
+            self._coordinator = Coordinator(
+                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, peers, probe, self._health.changed
+            )
             self._coordinator.start()
-        self._transport.after(SWEEP, self._sweep)
+        self._transport.after(TICK, self._tick)
 
     def _hello(self, data_port: int, peer_port: int) -> pb.Hello:
         assert self._journal is not None
@@ -134,10 +145,15 @@ class Proxy:
         if self._coordinator is not None:
             self._coordinator.beat_soon()
 
-    def _sweep(self) -> None:
+    def _tick(self) -> None:
         assert self._entities is not None
-        self._entities.passivate(time.monotonic())
-        self._transport.after(SWEEP, self._sweep)
+        assert self._batch is not None
+        now = time.monotonic()
+        self._transport.after(TICK, self._tick)
+        self._entities.passivate(now)
+        if self._coordinator is not None:
+            self._coordinator.tick(now)
+        self._batch.flush()
 
     # Events -------------------------------------------------------------------------------------------------------------
 
@@ -145,23 +161,32 @@ class Proxy:
         entities, dispatch = self._entities, self._dispatch
         for event in events:
             kind = event[0]
-            if dispatch is not None and entities is not None:
-                if kind == api.CALL:
-                    dispatch.on_event(event)
-                    continue
-                if (kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED or kind == api.CALL_CANCELLED) and entities.on_event(event):
-                    continue
-            self._rare(event)
+            try:
+                if dispatch is not None and entities is not None:
+                    if kind == api.CALL:
+                        dispatch.on_event(event)
+                        continue
+                    if (kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED or kind == api.CALL_CANCELLED) and entities.on_event(event):
+                        continue
+                self._rare(event)
+            except Exception:
+                self._survive(event)
         if self._batch is not None:
             self._batch.flush()
+
+    def _survive(self, event: Event) -> None:
+        """A mistake of ours costs one call, not the rest of the batch."""
+        self.errors += 1
+        log.exception("an event of kind %d could not be handled", event[0])
+        if event[0] == api.CALL:
+            self._transport.finish(event[1], Status.INTERNAL, "the proxy made a mistake; its log says more")
 
     def _rare(self, event: Event) -> None:
         """Events off the innermost path."""
         kind = event[0]
-        if kind == api.HTTP:
+        if kind == api.HTTP and not event[3][2]:
             self._admin.on_event(event)
-            return
-        if kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
+        elif kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
             handlers = (self._on_journal_event, self._coordinator and self._coordinator.on_event, self._discovery.on_event)
             any(handler(event) for handler in handlers if handler)
         elif self._dispatch is not None:
@@ -199,6 +224,8 @@ class Proxy:
             "cloudstate_shard_losses_total": ownership.losses,
             "cloudstate_calls_forwarded_total": dispatch.forwarded,
             "cloudstate_calls_refused_total": dispatch.refused,
+            "cloudstate_function_concurrency": entities.function_concurrency,
+            "cloudstate_errors_total": self.errors,
         }
 
     def shards(self) -> dict[str, object]:
@@ -207,6 +234,12 @@ class Proxy:
             return {"owned": {}}
         owned = {str(shard): token.epoch for shard, token in self._ownership.owned.items()}
         return {"member": self._member, "generation": self._ownership.generation, "owned": owned}
+
+    def entities(self) -> dict[str, object]:
+        """How many entities there are in memory, and what they did."""
+        if self._entities is None:
+            return {"active": 0}
+        return {"active": self._entities.active, "passivated": self._entities.passivated, "commands": self._entities.commands}
 
     # The end ------------------------------------------------------------------------------------------------------------
 
@@ -218,32 +251,35 @@ class Proxy:
         if self._draining:
             return
         self._draining = True
-        if self._coordinator is None or self._ownership is None or self._batch is None:
-            self._close()
+        deadline = time.monotonic() + GRACE
+        if self._health is not None:
+            self._health.close()
+        if self._coordinator is None or self._ownership is None:
+            self._close(deadline)
             return
         self._coordinator.draining = True
+        self._ownership.leave()
         self._coordinator.beat()
-        deadline = time.monotonic() + DRAIN_LIMIT
-        if not self._ownership.owned:
-            self._close()
-            return
+        self._transport.after(HANDOVER_LIMIT, self._give_up)
         self._await_handover(deadline)
 
-    def _await_handover(self, deadline: float) -> None:
-        """The leader moves the shards away; what is left at the deadline is sealed without a successor."""
+    def _give_up(self) -> None:
+        """The leader did not move these in time: seal them without a successor."""
         assert self._ownership is not None
         assert self._batch is not None
-        if not self._ownership.owned:
-            self._close()
-        elif time.monotonic() >= deadline:
-            self._ownership.drain_all()
-            self._batch.flush()
-            self._transport.after(1.0, self._close)
-        else:
-            self._transport.after(0.05, lambda: self._await_handover(deadline))
+        self._ownership.drain_all()
+        self._batch.flush()
 
-    def _close(self) -> None:
-        self._transport.drain(2.0, self.ended.set)
+    def _await_handover(self, deadline: float) -> None:
+        assert self._ownership is not None
+        if self._ownership.settled or time.monotonic() >= deadline - 1.0:
+            self._close(deadline)
+        else:
+            self._transport.after(0.02, lambda: self._await_handover(deadline))
+
+    def _close(self, deadline: float) -> None:
+        """What has been passed on to other proxies, or is at the function still, may end."""
+        self._transport.drain(max(0.5, deadline - time.monotonic()), self.ended.set)
 
     def stop(self) -> None:
         """Close journal and transport."""

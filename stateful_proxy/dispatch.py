@@ -6,42 +6,43 @@ does not own the shard either refuses it with `cloudstate-refused`, and whoever 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.journal.api import Token
+from cloudstate_core.pb.cloudstate_knative.v1 import peer_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, ListenOptions, Outcome, Status, Transport
-from stateful_proxy import reflection
+from stateful_proxy import health, reflection
 from stateful_proxy.entities import Entities
-from stateful_proxy.ownership import Elsewhere, Ownership, Waiting
+from stateful_proxy.health import Health
+from stateful_proxy.ownership import Elsewhere, Ownership, Unavailable, Waiting
+from stateful_proxy.peers import SEALED, Peers
 from stateful_proxy.service import MethodInfo, ServiceModel
 
-HEALTH_CHECK, HEALTH_WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
-SERVING = b"\x08\x01"
-"""Encoded grpc.health.v1.HealthCheckResponse{status: SERVING}."""
 HOP = "cloudstate-hop"
-LISTEN = ListenOptions(
-    streaming_paths=frozenset((*reflection.PATHS, HEALTH_WATCH)), pick=("cloudstate-command-id", HOP, "cloudstate-retry")
-)
+_STREAMING = frozenset((*reflection.PATHS, health.WATCH))
+LISTEN = ListenOptions(streaming_paths=_STREAMING, pick=("cloudstate-command-id", HOP, "cloudstate-retry"))
+PEER_LISTEN = ListenOptions(streaming_paths=_STREAMING, pick=(*LISTEN.pick, "cloudstate-peer"))
+"""The peer port: one more header is picked, by which its calls are told from those of the data port."""
 SHARDS_REMEMBERED = 50_000
-
-
-class Peers(Protocol):
-    """Where other members take calls."""
-
-    def address_of(self, member: str) -> str:
-        """host:port, '' when unknown."""
+MAX_COMMAND_ID = 256
+"""Bytes; the id is stored with every command."""
 
 
 class Dispatch:
-    """Routes server events of one proxy."""
+    """Routes server events of one proxy. `peers` is None in a standalone proxy."""
 
-    def __init__(self, transport: Transport, model: ServiceModel, ownership: Ownership, entities: Entities, peers: Peers | None) -> None:
-        self._transport, self._model, self._ownership, self._entities, self._peers = transport, model, ownership, entities, peers
+    def __init__(
+        self, transport: Transport, model: ServiceModel, ownership: Ownership, entities: Entities, peers: Peers | None, health_: Health
+    ) -> None:
+        self._transport, self._model, self._ownership, self._entities = transport, model, ownership, entities
+        self._peers, self._health = peers, health_
         self._shards: dict[tuple[str, str], int] = {}
-        self._upstreams: dict[str, int] = {}
+        self._reflecting: set[int] = set()
         self._shard_count = ownership.shard_count
         self.forwarded = self.refused = 0
 
@@ -51,9 +52,15 @@ class Dispatch:
         if kind == api.CALL:
             self._call(call, data, detail)
         elif kind == api.CALL_MESSAGE:
-            self._transport.send_message(call, reflection.answer(self._model, data))
+            if call in self._reflecting:
+                self._reflect(call, data)
         elif kind == api.CALL_END:
-            self._transport.finish(call, Status.OK)
+            if call in self._reflecting:
+                self._reflecting.discard(call)
+                self._transport.finish(call, Status.OK)
+        elif kind == api.CALL_CANCELLED:
+            self._reflecting.discard(call)
+            return self._ownership.withdraw(call) or self._health.forget(call)
         elif kind == api.FORWARDED:
             outcome, text = detail
             if outcome == Outcome.REFUSED:
@@ -69,7 +76,7 @@ class Dispatch:
         path, complete, picked = detail
         method = self._model.methods.get(path)
         if method is None:
-            self._other(call, path, complete, data)
+            self._other(call, path, complete, data, picked)
             return
         try:
             key = self._model.key(method, data)
@@ -79,22 +86,52 @@ class Dispatch:
         if not key:
             self._transport.finish(call, Status.INVALID_ARGUMENT, f"{path}: {method.key_names} must not be empty: it names the entity")
             return
+        if len(picked[0]) > MAX_COMMAND_ID:
+            text = f"{path}: cloudstate-command-id must not be longer than {MAX_COMMAND_ID} bytes"
+            self._transport.finish(call, Status.INVALID_ARGUMENT, text)
+            return
         self._route(call, method, key, data, picked)
 
-    def _other(self, call: int, path: str, complete: bool, data: bytes) -> None:
-        """Reflection, health, and methods that do not exist."""
-        if path == HEALTH_CHECK:
-            self._transport.reply(call, SERVING)
-        elif path == HEALTH_WATCH:
-            self._transport.send_message(call, SERVING)
+    # Everything but commands --------------------------------------------------------------------------------------------
+
+    def _other(self, call: int, path: str, complete: bool, data: bytes, picked: tuple[bytes, ...]) -> None:
+        """Health, reflection, peers, and methods that do not exist."""
+        if path == health.CHECK:
+            self._health.check(call, data)
+        elif path == health.WATCH:
+            self._health.watch(call, data)
         elif path in reflection.PATHS:
-            if complete:
+            if not complete:
+                self._reflecting.add(call)
+            if self._reflect(call, data) and complete:
                 self._transport.finish(call, Status.OK)
-            else:
-                self._transport.send_message(call, reflection.answer(self._model, data))
+        elif path == SEALED and len(picked) == len(PEER_LISTEN.pick):
+            self._sealed(call, data)
         else:
             known = ", ".join(self._model.services)
             self._transport.finish(call, Status.UNIMPLEMENTED, f"{path}: is not a method of this service; services here: {known}")
+
+    def _reflect(self, call: int, data: bytes) -> bool:
+        try:
+            answer = reflection.answer(self._model, data)
+        except DecodeError:
+            self._reflecting.discard(call)
+            self._transport.finish(call, Status.INVALID_ARGUMENT, "the message is not a ServerReflectionRequest")
+            return False
+        self._transport.send_message(call, answer)
+        return True
+
+    def _sealed(self, call: int, data: bytes) -> None:
+        """Another proxy has sealed a shard that is to come here."""
+        try:
+            notice = peer_pb2.SealedNotice.FromString(data)
+        except DecodeError:
+            self._transport.finish(call, Status.INVALID_ARGUMENT, f"{SEALED}: the request is not a SealedNotice")
+            return
+        self._ownership.sealed_by(notice.owner, notice.shard, notice.since, notice.epoch)
+        self._transport.reply(call, b"")
+
+    # Commands -----------------------------------------------------------------------------------------------------------
 
     def _shard(self, method: MethodInfo, key: str) -> int:
         name = (method.persistence_id, key)
@@ -105,7 +142,7 @@ class Dispatch:
             shard = self._shards[name] = shard_of(method.persistence_id, key, self._shard_count)
         return shard
 
-    def _route(self, call: int, method: MethodInfo, key: str, data: bytes, picked: tuple[bytes, bytes, bytes]) -> None:
+    def _route(self, call: int, method: MethodInfo, key: str, data: bytes, picked: tuple[bytes, ...]) -> None:
         shard = self._shard(method, key)
         admission = self._ownership.admit(shard)
         if isinstance(admission, Token):
@@ -113,24 +150,28 @@ class Dispatch:
         elif isinstance(admission, Elsewhere):
             self._pass_on(call, admission.member, hops=picked[1])
         elif isinstance(admission, Waiting):
-            if not self._ownership.when_ready(shard, lambda: self._route(call, method, key, data, picked)):
+            if not self._ownership.when_ready(shard, call, lambda: self._route(call, method, key, data, picked)):
                 self._transport.finish(call, Status.RESOURCE_EXHAUSTED, "too many calls wait for shards to move here; no more are taken")
+        elif isinstance(admission, Unavailable):
+            self._transport.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
         else:
             self._refuse(call, f"no-owner;generation={self._ownership.generation}")
 
     def _pass_on(self, call: int, member: str, hops: bytes) -> None:
         """To the owner, once."""
-        address = self._peers.address_of(member) if self._peers is not None and not hops else ""
-        if not address:
+        upstream = self._peers.upstream_of(member) if self._peers is not None and hops in (b"", b"0") else None
+        if upstream is None:
             self._refuse(call, f"not-owner;generation={self._ownership.generation};next={member}")
             return
-        upstream = self._upstreams.get(address)
-        if upstream is None:
-            upstream = self._upstreams[address] = self._transport.connect(address)
         self.forwarded += 1
         self._transport.forward(call, upstream, [(HOP, b"1")])
 
     def _refuse(self, call: int, why: str) -> None:
+        """Not executed: whoever routed the call may ask elsewhere."""
         self.refused += 1
-        text = f"not executed: {why}"
-        self._transport.finish(call, Status.UNAVAILABLE, text, [(api.REFUSED_HEADER, why.encode())])
+        value = why.encode("ascii", "replace").translate(_NO_CONTROLS)[:512]
+        self._transport.finish(call, Status.UNAVAILABLE, f"not executed: {why}", [(api.REFUSED_HEADER, value)])
+
+
+_NO_CONTROLS = bytes(b if 0x20 <= b < 0x7F else 0x20 for b in range(256))
+"""`bytes.translate` table that leaves only what a header may carry."""

@@ -100,6 +100,11 @@ class Entities:
         """Entities in memory."""
         return len(self._entities)
 
+    @property
+    def function_concurrency(self) -> float:
+        """Commands at the user function, on average, smoothed as `load` does it; as of its last call."""
+        return sum(self._loads.values())
+
     # Commands -----------------------------------------------------------------------------------------------------------
 
     def command(

@@ -1,0 +1,275 @@
+"""Where each call goes: here, to its owner, to wait, or back with a clear answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from cloudstate_core.entity_key import MalformedMessage
+from cloudstate_core.hashing import shard_of
+from cloudstate_core.journal.api import Token
+from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2, peer_pb2
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Outcome, Status
+from stateful_proxy import health
+from stateful_proxy.dispatch import LISTEN, PEER_LISTEN, Dispatch
+from stateful_proxy.health import Health
+from stateful_proxy.ownership import Elsewhere, Unavailable, Unowned, Waiting
+from stateful_proxy.peers import SEALED, Peers
+from stateful_proxy.service import EVENT_SOURCED, MethodInfo
+
+SHARDS = 16
+PATH = "/test.Counter/Add"
+METHOD = MethodInfo(PATH, "test.Counter", "Add", "counter", EVENT_SOURCED, "test.Amount", "test.Sum", (((1,), 9),), "test.Amount.id", None)
+TOKEN = Token(3, b"nonce")
+
+
+class Surroundings:
+    """Transport, model, ownership and entities in one recorder."""
+
+    def __init__(self) -> None:
+        self.ended: dict[int, tuple[int, str, list[api.Header]]] = {}
+        self.replies: dict[int, list[bytes]] = {}
+        self.forwards: list[tuple[int, int, list[api.Header]]] = []
+        self.connected: list[str] = []
+        self.disconnected: list[int] = []
+        self.sent: list[tuple[str, bytes]] = []
+        self.admission: Any = TOKEN
+        self.waiting: dict[int, Callable[[], None]] = {}
+        self.full = False
+        self.commands: list[tuple[Any, ...]] = []
+        self.seals: list[tuple[str, int, int, int]] = []
+        self.methods = {PATH: METHOD}
+        self.services = ["test.Counter"]
+        self.shard_count, self.generation = SHARDS, 9
+
+    # Transport
+    def finish(self, call: int, status: int, message: str = "", trailers: Sequence[api.Header] = ()) -> None:
+        assert call not in self.ended
+        self.ended[call] = (int(status), message, list(trailers))
+
+    def reply(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
+        self.send_message(call, message)
+        self.finish(call, 0)
+
+    def send_message(self, call: int, message: bytes) -> None:
+        self.replies.setdefault(call, []).append(message)
+
+    def forward(self, call: int, upstream: int, headers: Sequence[api.Header] = ()) -> None:
+        self.forwards.append((call, upstream, list(headers)))
+
+    def connect(self, target: str) -> int:
+        self.connected.append(target)
+        return len(self.connected)
+
+    def disconnect(self, upstream: int) -> None:
+        self.disconnected.append(upstream)
+
+    def open(self, upstream: int, path: str, timeout: float | None = None) -> int:
+        self.sent.append((path, b""))
+        return len(self.sent)
+
+    def send(self, stream: int, message: bytes) -> None:
+        self.sent[stream - 1] = (self.sent[stream - 1][0], message)
+
+    def half_close(self, stream: int) -> None:
+        pass
+
+    # Model
+    def key(self, method: MethodInfo, payload: bytes) -> str:
+        if payload == b"\xff":
+            raise MalformedMessage("ends early")
+        return payload.decode()
+
+    # Ownership
+    def admit(self, shard: int) -> Any:
+        return self.admission
+
+    def when_ready(self, shard: int, call: int, retry: Callable[[], None]) -> bool:
+        if not self.full:
+            self.waiting[call] = retry
+        return not self.full
+
+    def withdraw(self, call: int) -> bool:
+        return self.waiting.pop(call, None) is not None
+
+    def sealed_by(self, *notice: Any) -> None:
+        self.seals.append(notice)
+
+    # Entities
+    def command(self, *arguments: Any) -> None:
+        self.commands.append(arguments)
+
+
+class Bench:
+    """A dispatch in its surroundings."""
+
+    def __init__(self, alone: bool = False) -> None:
+        around: Any = Surroundings()
+        self.around: Surroundings = around
+        self.peers = Peers(around, "me")
+        members = [coordination_pb2.Member(member_id=m, peer_address=f"{m}:8559") for m in ("me", "b")]
+        self.peers.update(members)
+        self.serving = True
+        self.health = Health(around, around.services, lambda: self.serving)
+        self.dispatch = Dispatch(around, around, around, around, None if alone else self.peers, self.health)
+        self.calls = 0
+
+    def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool = True) -> int:
+        self.calls += 1
+        assert self.dispatch.on_event((api.CALL, self.calls, data, (path, complete, picked)))
+        return self.calls
+
+    def end(self, call: int) -> tuple[int, str, list[api.Header]]:
+        return self.around.ended[call]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_an_owned_call_becomes_a_command(bench: Bench) -> None:
+    call = bench.call(b"k", picked=(b"id-1", b"", b"1"))
+    shard = shard_of("counter", "k", SHARDS)
+    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True)]
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "command_id", "status", "text"),
+    [
+        (b"", PATH, b"", Status.INVALID_ARGUMENT, "test.Amount.id must not be empty"),
+        (b"\xff", PATH, b"", Status.INVALID_ARGUMENT, "not a test.Amount: ends early"),
+        (b"k", PATH, b"x" * 257, Status.INVALID_ARGUMENT, "must not be longer than 256"),
+        (b"k", "/test.Counter/Nope", b"", Status.UNIMPLEMENTED, "/test.Counter/Nope: is not a method of this service; services here: test.Counter"),
+    ],
+)
+def test_a_bad_call_is_told_what_is_wrong(bench: Bench, data: bytes, path: str, command_id: bytes, status: Status, text: str) -> None:
+    code, message, trailers = bench.end(bench.call(data, path, (command_id, b"", b"")))
+    assert (code, trailers) == (status, [])
+    assert text in message
+    assert not bench.around.commands
+
+
+def test_a_call_is_passed_to_its_owner_once(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    first, second = bench.call(), bench.call()
+    assert bench.around.forwards == [(first, 1, [("cloudstate-hop", b"1")]), (second, 1, [("cloudstate-hop", b"1")])]
+    assert bench.around.connected == ["b:8559"]
+    hopped = bench.call(picked=(b"", b"1", b""))
+    assert bench.end(hopped)[2] == [(api.REFUSED_HEADER, b"not-owner;generation=9;next=b")]
+
+
+def test_an_unknown_owner_is_named_in_the_refusal(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("c")
+    status, _, trailers = bench.end(bench.call())
+    assert (status, trailers) == (Status.UNAVAILABLE, [(api.REFUSED_HEADER, b"not-owner;generation=9;next=c")])
+
+
+def test_a_shard_of_nobody_is_refused(bench: Bench) -> None:
+    bench.around.admission = Unowned()
+    assert bench.end(bench.call())[2] == [(api.REFUSED_HEADER, b"no-owner;generation=9")]
+
+
+def test_a_journal_that_is_away_is_an_error_not_a_refusal(bench: Bench) -> None:
+    bench.around.admission = Unavailable("shard 1 cannot be claimed: disk full")
+    status, message, trailers = bench.end(bench.call())
+    assert (status, trailers) == (Status.UNAVAILABLE, [])
+    assert "disk full" in message
+
+
+def test_a_waiting_call_runs_once_its_shard_is_here(bench: Bench) -> None:
+    bench.around.admission = Waiting()
+    call = bench.call()
+    assert call not in bench.around.ended
+    bench.around.admission = TOKEN
+    bench.around.waiting.pop(call)()
+    assert [command[0] for command in bench.around.commands] == [call]
+
+
+def test_a_caller_who_leaves_while_waiting_is_not_served(bench: Bench) -> None:
+    bench.around.admission = Waiting()
+    call = bench.call()
+    assert bench.dispatch.on_event((api.CALL_CANCELLED, call, b"", "deadline"))
+    assert not bench.around.waiting
+
+
+def test_too_many_waiting_calls_are_told_so(bench: Bench) -> None:
+    bench.around.admission, bench.around.full = Waiting(), True
+    assert bench.end(bench.call())[0] == Status.RESOURCE_EXHAUSTED
+
+
+def test_a_refused_forward_ends_with_the_peers_refusal(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    call = bench.call()
+    bench.dispatch.on_event((api.FORWARDED, call, b"", (Outcome.REFUSED, "no-owner\r\nx: ü")))
+    assert bench.end(call)[2] == [(api.REFUSED_HEADER, b"no-owner  x: ?")]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED, Outcome.CANCELLED])
+def test_other_ends_of_a_forward_need_no_answer(bench: Bench, outcome: Outcome) -> None:
+    bench.dispatch.on_event((api.FORWARDED, 1, b"", (outcome, "")))
+    assert not bench.around.ended
+
+
+def test_upstreams_of_members_that_are_gone_are_forgotten(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    bench.call()
+    bench.peers.update([])
+    assert bench.around.disconnected == [1]
+
+
+def test_a_seal_notice_is_taken_on_the_peer_port_only(bench: Bench) -> None:
+    notice = peer_pb2.SealedNotice(owner="b", shard=3, since=7, epoch=4).SerializeToString()
+    assert bench.end(bench.call(notice, SEALED))[0] == Status.UNIMPLEMENTED
+    picked = (b"",) * len(PEER_LISTEN.pick)
+    assert bench.end(bench.call(notice, SEALED, picked))[0] == Status.OK
+    assert bench.around.seals == [("b", 3, 7, 4)]
+    assert bench.end(bench.call(b"\xff", SEALED, picked))[0] == Status.INVALID_ARGUMENT
+    assert len(PEER_LISTEN.pick) != len(LISTEN.pick)
+
+
+def test_a_notice_is_sent_to_the_successor(bench: Bench) -> None:
+    bench.peers.announce("b", 3, 7, 4)
+    bench.peers.announce("gone", 3, 7, 4)
+    [(path, message)] = bench.around.sent
+    assert path == SEALED
+    assert peer_pb2.SealedNotice.FromString(message) == peer_pb2.SealedNotice(owner="me", shard=3, since=7, epoch=4)
+
+
+@pytest.mark.parametrize(("service", "answer"), [(b"", health.SERVING), (b"\n\x0ctest.Counter", health.SERVING)])
+def test_health_check(bench: Bench, service: bytes, answer: bytes) -> None:
+    assert bench.around.replies[bench.call(service, health.CHECK)] == [answer]
+    bench.serving = False
+    assert bench.around.replies[bench.call(service, health.CHECK)] == [health.NOT_SERVING]
+
+
+def test_health_of_another_service_is_not_found(bench: Bench) -> None:
+    assert bench.end(bench.call(b"\n\x01x", health.CHECK))[0] == Status.NOT_FOUND
+    assert bench.end(bench.call(b"\n\xff", health.CHECK))[0] == Status.INVALID_ARGUMENT
+
+
+def test_a_watch_outlives_the_half_close_and_tells_changes(bench: Bench) -> None:
+    call, unknown, gone = bench.call(b"", health.WATCH), bench.call(b"\n\x01x", health.WATCH), bench.call(b"", health.WATCH)
+    bench.dispatch.on_event((api.CALL_END, call, b"", None))
+    bench.dispatch.on_event((api.CALL_CANCELLED, gone, b"", "reset"))
+    bench.serving = False
+    bench.health.changed()
+    bench.health.changed()
+    assert bench.around.replies[call] == [health.SERVING, health.NOT_SERVING]
+    assert bench.around.replies[unknown] == [health.SERVICE_UNKNOWN]
+    assert bench.around.replies[gone] == [health.SERVING]
+    bench.health.close()
+    assert set(bench.around.ended) == {call, unknown}
+
+
+def test_a_malformed_reflection_request_ends_that_call(bench: Bench) -> None:
+    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    assert bench.end(bench.call(b"\xff", path, complete=False))[0] == Status.INVALID_ARGUMENT
+
+
+def test_events_that_are_not_calls_are_left_alone(bench: Bench) -> None:
+    assert not bench.dispatch.on_event((api.STREAM_MESSAGE, 1, b"", None))
+    assert not bench.dispatch.on_event((api.CALL_CANCELLED, 99, b"", "reset"))

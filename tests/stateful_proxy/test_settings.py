@@ -1,0 +1,37 @@
+"""Settings from the environment, and what is said about bad ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from stateful_proxy.settings import SettingsError, settings_of
+
+
+def test_defaults() -> None:
+    settings = settings_of({})
+    assert (settings.function, settings.data_port, settings.peer_port, settings.admin_port) == ("127.0.0.1:8080", 9000, 8559, 8558)
+    assert (settings.journal, settings.coordinator, settings.shards, settings.passivation) == ("memory:", "", 256, 30.0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("30s", 30.0), ("1.5m", 90.0), ("1h", 3600.0)])
+def test_durations(text: str, seconds: float) -> None:
+    assert settings_of({"CLOUDSTATE_PASSIVATION_TIMEOUT": text}).passivation == seconds
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("CLOUDSTATE_DATA_PORT", "70000", "must be a whole number from 0 to 65535"),
+        ("CLOUDSTATE_DATA_PORT", "-1", "must be a whole number from 0 to 65535"),
+        ("CLOUDSTATE_SHARDS", "0", "must be a whole number from 1 to 4096"),
+        ("CLOUDSTATE_SHARDS", "many", "must be a whole number from 1 to 4096"),
+        ("CLOUDSTATE_PASSIVATION_TIMEOUT", "0s", "must be a duration above zero"),
+        ("CLOUDSTATE_PASSIVATION_TIMEOUT", "30", "must be a duration above zero"),
+        ("CLOUDSTATE_USER_FUNCTION", "localhost", "must be host:port"),
+        ("CLOUDSTATE_SERVICE", "cart", "must be namespace/name"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_rule(key: str, value: str, rule: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_of({key: value})
+    assert str(caught.value).startswith(f"{key}={value!r}: {rule}")
