@@ -1,0 +1,170 @@
+//! Policy's answers. Each is a no-op on a call that has ended.
+
+use crate::core::Core;
+use crate::framing::frame;
+use crate::grpc;
+use crate::headers::Pairs;
+use crate::http1;
+use crate::outlet::Outlet;
+use crate::server::{Call, Command, Exchange, Kind};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, StatusCode};
+
+fn wake(call: &mut Call) {
+    if let Some(waker) = call.waker.take() {
+        waker.wake();
+    }
+}
+
+/// Answer with a status alone, gRPC's or HTTP's.
+pub fn refuse(respond: &mut SendResponse<Bytes>, kind: Kind, status: i32, text: &str) {
+    if kind == Kind::Http {
+        let status = u16::try_from(status)
+            .ok()
+            .and_then(|code| StatusCode::from_u16(code).ok());
+        plain(
+            respond,
+            status.unwrap_or(StatusCode::BAD_GATEWAY),
+            &Vec::new(),
+            Bytes::from(format!("{text}\n")),
+        );
+    } else {
+        let _ = respond.send_response(grpc::trailers_only(grpc::trailers(status, text, Vec::new())), true);
+    }
+}
+
+fn plain(respond: &mut SendResponse<Bytes>, status: StatusCode, headers: &Pairs, body: Bytes) {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    head.headers_mut().extend(headers.iter().cloned());
+    head.headers_mut()
+        .entry(http::header::CONTENT_LENGTH)
+        .or_insert_with(|| body.len().into());
+    if body.is_empty() {
+        let _ = respond.send_response(head, true);
+    } else if let Ok(mut tx) = respond.send_response(head, false) {
+        let _ = tx.send_data(body, true);
+    }
+}
+
+/// Answer a unary gRPC call.
+pub fn reply(core: &Core, id: u64, message: &[u8], headers: Pairs) {
+    let mut calls = core.calls.borrow_mut();
+    match calls.get_mut(id) {
+        Some(call) if call.kind == Kind::Http || call.closing => return,
+        Some(Call {
+            exchange: Exchange::Head(_),
+            ..
+        }) => {}
+        Some(Call {
+            exchange: Exchange::Body(_),
+            ..
+        }) => {
+            drop(calls);
+            send_message(core, id, message);
+            return finish(core, id, 0, "", Vec::new());
+        }
+        _ => return,
+    }
+    let Some(mut call) = calls.remove(id) else { return };
+    drop(calls);
+    if let Exchange::Head(respond) = &mut call.exchange {
+        if let Ok(mut tx) = respond.send_response(grpc::head(headers), false) {
+            let _ = tx.send_data(frame(message), false);
+            let _ = tx.send_trailers(grpc::trailers(0, "", Vec::new()));
+        }
+    }
+    wake(&mut call);
+}
+
+/// One message of a streaming answer.
+pub fn send_message(core: &Core, id: u64, message: &[u8]) {
+    let mut calls = core.calls.borrow_mut();
+    let Some(call) = calls
+        .get_mut(id)
+        .filter(|call| call.kind != Kind::Http && !call.closing)
+    else {
+        return;
+    };
+    if let Exchange::Head(respond) = &mut call.exchange {
+        let Ok(tx) = respond.send_response(grpc::head(Vec::new()), false) else {
+            return;
+        };
+        call.exchange = Exchange::Body(Outlet::new(tx));
+    }
+    let Exchange::Body(outlet) = &mut call.exchange else {
+        return;
+    };
+    let overflow = outlet.send(frame(message)).is_err();
+    if overflow {
+        outlet.reset(h2::Reason::ENHANCE_YOUR_CALM); // its task then finds the caller gone and tells policy
+    }
+    if overflow || outlet.is_blocked() {
+        wake(call);
+    }
+}
+
+/// End a gRPC call with a status.
+pub fn finish(core: &Core, id: u64, status: i32, message: &str, trailers: Pairs) {
+    let mut calls = core.calls.borrow_mut();
+    let Some(call) = calls.get_mut(id).filter(|call| !call.closing) else {
+        return;
+    };
+    if call.kind == Kind::Http {
+        drop(calls);
+        let text = Bytes::from(format!("grpc-status {status}: {message}\n"));
+        return respond(core, id, StatusCode::BAD_GATEWAY, Vec::new(), text);
+    }
+    match &mut call.exchange {
+        Exchange::Head(respond) => {
+            let head = grpc::trailers_only(grpc::trailers(status, message, trailers));
+            let _ = respond.send_response(head, true);
+        }
+        Exchange::Body(outlet) => {
+            outlet.finish(grpc::trailers(status, message, trailers));
+            if !outlet.is_finished() {
+                call.closing = true;
+                return wake(call);
+            }
+        }
+        Exchange::Away => {
+            call.command = Some(Command::Abort(status, message.to_owned()));
+            return wake(call);
+        }
+        Exchange::Http1(_) => return,
+    }
+    let ended = calls.remove(id);
+    drop(calls);
+    if let Some(mut call) = ended {
+        wake(&mut call);
+    }
+}
+
+/// Answer a request that is not gRPC.
+pub fn respond(core: &Core, id: u64, status: StatusCode, headers: Pairs, body: Bytes) {
+    let mut calls = core.calls.borrow_mut();
+    let Some(call) = calls.get_mut(id).filter(|call| call.kind == Kind::Http) else {
+        return;
+    };
+    match &mut call.exchange {
+        Exchange::Head(respond) => plain(respond, status, &headers, body),
+        Exchange::Http1(slot) => {
+            let headers: HeaderMap = headers.into_iter().collect();
+            slot.answer(http1::whole(status, headers, body));
+        }
+        Exchange::Away => {
+            call.command = Some(Command::Abort(
+                i32::from(status.as_u16()),
+                String::from_utf8_lossy(&body).into_owned(),
+            ));
+            return wake(call);
+        }
+        Exchange::Body(_) => return,
+    }
+    let ended = calls.remove(id);
+    drop(calls);
+    if let Some(mut call) = ended {
+        wake(&mut call);
+    }
+}

@@ -1,0 +1,130 @@
+//! The sending side of a stream: writes at once while flow control lets it, else queues, up to a limit.
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderMap;
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+/// Bytes that may wait for a slow peer on one stream.
+const MOST_QUEUED: usize = 64 * 1024 * 1024;
+
+/// The peer reads too slowly.
+pub struct Overflow;
+
+enum Last {
+    None,
+    HalfClose,
+    Trailers(HeaderMap),
+    Sent,
+}
+
+pub struct Outlet {
+    tx: SendStream<Bytes>,
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    last: Last,
+}
+
+impl Outlet {
+    pub fn new(tx: SendStream<Bytes>) -> Self {
+        Outlet {
+            tx,
+            queue: VecDeque::new(),
+            queued: 0,
+            last: Last::None,
+        }
+    }
+
+    pub fn send(&mut self, framed: Bytes) -> Result<(), Overflow> {
+        if !matches!(self.last, Last::None) {
+            return Ok(());
+        }
+        if self.queue.is_empty() {
+            self.tx.reserve_capacity(framed.len());
+            if self.tx.capacity() >= framed.len() {
+                let _ = self.tx.send_data(framed, false); // a lost stream is told by its receiving side
+                return Ok(());
+            }
+        }
+        self.queued += framed.len();
+        self.queue.push_back(framed);
+        if self.queued > MOST_QUEUED {
+            return Err(Overflow);
+        }
+        Ok(())
+    }
+
+    pub fn half_close(&mut self) {
+        self.end(Last::HalfClose);
+    }
+
+    pub fn finish(&mut self, trailers: HeaderMap) {
+        self.end(Last::Trailers(trailers));
+    }
+
+    fn end(&mut self, last: Last) {
+        if matches!(self.last, Last::None) {
+            self.last = last;
+            if self.queue.is_empty() {
+                self.send_last();
+            }
+        }
+    }
+
+    fn send_last(&mut self) {
+        match std::mem::replace(&mut self.last, Last::Sent) {
+            Last::HalfClose => drop(self.tx.send_data(Bytes::new(), true)),
+            Last::Trailers(trailers) => drop(self.tx.send_trailers(trailers)),
+            Last::None => self.last = Last::None,
+            Last::Sent => {}
+        }
+    }
+
+    /// True when everything, the end included, is handed to the connection.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.last, Last::Sent)
+    }
+
+    /// True while something waits for the peer's window.
+    pub fn is_blocked(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Write what the peer's window lets; the task is woken when it opens.
+    pub fn poll_pump(&mut self, context: &mut Context<'_>) {
+        while let Some(front) = self.queue.front_mut() {
+            self.tx.reserve_capacity(front.len());
+            let mut capacity = self.tx.capacity();
+            if capacity == 0 {
+                capacity = match self.tx.poll_capacity(context) {
+                    Poll::Pending => return,
+                    Poll::Ready(Some(Ok(capacity))) => capacity,
+                    Poll::Ready(_) => {
+                        self.queue.clear(); // a lost stream is told by its receiving side
+                        break;
+                    }
+                };
+                if capacity == 0 {
+                    continue;
+                }
+            }
+            let part = front.split_to(capacity.min(front.len()));
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+            self.queued = self.queued.saturating_sub(part.len());
+            let _ = self.tx.send_data(part, false);
+        }
+        self.queued = 0;
+        self.send_last();
+    }
+
+    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.tx.poll_reset(context).map(drop)
+    }
+
+    pub fn reset(&mut self, reason: h2::Reason) {
+        self.tx.send_reset(reason);
+    }
+}
