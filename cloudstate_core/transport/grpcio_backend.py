@@ -5,6 +5,7 @@ One asyncio loop in a thread of its own carries everything. Limits, told rather 
 * A gRPC port speaks no HTTP/1.1 and no plain HTTP/2 (admin ports, `ListenOptions.http_only`, speak HTTP/1.1); only gRPC is forwarded.
 * `:authority` of a gRPC call is not told by grpc.aio: picked, it is b''. A forwarded call carries grpc's own user-agent.
 * Whether a lost call was processed is read from grpc's error text (`grpcio_wire`); `stats().connections` is 0.
+* `max_header_bytes` binds a peer once it has acknowledged the connection's settings; before that grpc's own 16 MiB do.
 * A drain leaves admin ports open until `stop`, so that probes and metrics are answered; calls open after its grace are cancelled.
 """
 

@@ -232,7 +232,7 @@ class Calls:
         index = 0
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError):
             while (message := await call.requests.get(index)) is not None:
-                await stream.write(message)
+                await grpcio_wire.write(stream, message)
                 index += 1
                 call.requests.passed_on(index, call.answered)
             await stream.done_writing()

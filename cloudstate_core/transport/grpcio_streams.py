@@ -87,7 +87,7 @@ class _Stream:
                 if message is None:
                     await self.call.done_writing()
                     return
-                await self.call.write(message)
+                await grpcio_wire.write(self.call, message)
 
 
 class Streams:

@@ -6,6 +6,7 @@ A text that is not known counts as "it may have acted", which costs a retry and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,17 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 OWN_HEADERS = frozenset({"te", "content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "accept-encoding"})
 """Headers that a channel writes itself."""
 _UNPROCESSED = ("failed to connect", "rst_stream with error code 7", "goaway received", "connection refused")
-_LOST = (*_UNPROCESSED, "stream removed", "socket closed", "connection reset", "broken pipe", "endpoint", "transport closed", "keepalive")
+_LOST = (
+    *_UNPROCESSED,
+    "stream removed",
+    "socket closed",
+    "connection reset",
+    "broken pipe",
+    "endpoint",
+    "transport closed",
+    "keepalive",
+    "internal error from core",
+)
 
 
 def metadata(headers: Sequence[Header]) -> list[tuple[str, str | bytes]]:
@@ -43,3 +54,14 @@ def lost(status: grpc.StatusCode, text: str) -> bool:
 def removed(name: str, patterns: Sequence[str]) -> bool:
     """Whether a header's name is one of `patterns` (a trailing '*' makes a prefix)."""
     return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+
+
+async def write(call: Any, message: bytes) -> None:
+    """Write on a client call. Not grpc's own `write`: on a call that the peer has ended, that puts INTERNAL in place of the peer's status.
+
+    Raises a `grpc.RpcError`, `grpc.aio.BaseError` or `asyncio.InvalidStateError` when the call is over; its reader then has the status.
+    """
+    await call.wait_for_connection()
+    if call.done():
+        raise asyncio.InvalidStateError("the call is over")
+    await call._cython_call.send_serialized_message(message)

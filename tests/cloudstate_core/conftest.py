@@ -313,7 +313,7 @@ class RawClient:
         """Open the windows again for received data."""
         if event.flow_controlled_length:
             self.h2.increment_flow_control_window(event.flow_controlled_length)
-            if not event.stream_ended:
+            with contextlib.suppress(h2.exceptions.StreamClosedError):
                 self.h2.increment_flow_control_window(event.flow_controlled_length, event.stream_id)
 
     def until(self, kind: type, stream: int | None = None) -> Any:
@@ -344,7 +344,7 @@ class RawClient:
 
 
 class RawServer:
-    """A python-h2 server; `behaviour(connection, event)` acts on each event and returns True to close the connection."""
+    """A python-h2 server; `behaviour(connection, event)` acts on each event and returns True to close the connection, as `cut` does."""
 
     def __init__(self, behaviour: Callable[[h2.connection.H2Connection, Any], object]) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -352,6 +352,7 @@ class RawServer:
         self.behaviour = behaviour
         self.events: collections.deque[Any] = collections.deque()
         self.connections = 0
+        self._links: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -360,6 +361,7 @@ class RawServer:
             while True:
                 connection, _ = self.listener.accept()
                 self.connections += 1
+                self._links.append(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, link: socket.socket) -> None:
@@ -375,6 +377,12 @@ class RawServer:
                 link.sendall(state.data_to_send())
                 if ends:
                     return
+
+    def cut(self) -> None:
+        """Lose every connection."""
+        for link in self._links:
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Accept no more."""

@@ -130,14 +130,15 @@ def test_a_refused_connection_is_safe_to_retry_and_comes_back(bench: Any, peers:
 
 
 def test_a_server_that_dies_mid_stream_is_unavailable_once(bench: Any, raw: Any) -> None:
-    def behaviour(state: Any, event: Any) -> bool:
-        if isinstance(event, raw.events.DataReceived):
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.DataReceived) and event.data:
             state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
             state.send_data(event.stream_id, raw.message(b"half"))
-            return True
-        return False
 
-    stream = begin(bench, raw.server(behaviour).target, "/test/Echo", b"m")
+    server = raw.server(behaviour)
+    stream = begin(bench, server.target, "/test/Echo", b"m")
+    bench.wait(api.STREAM_MESSAGE)
+    server.cut()
     status, _, _, refused = closed(bench, stream)
     assert (status, refused) == (14, False)
     assert data_of(bench, stream) == [b"half"]
@@ -160,7 +161,7 @@ def test_after_a_graceful_goaway_the_stream_goes_on_and_new_ones_use_a_new_conne
     def behaviour(state: Any, event: Any) -> None:
         if isinstance(event, raw.events.RequestReceived):
             state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
-        if isinstance(event, raw.events.DataReceived):
+        if isinstance(event, raw.events.DataReceived) and event.data:
             state.send_data(event.stream_id, raw.message(b"ok"))
             if b"bye" in event.data:  # GOAWAY, last stream 1, no error: what went out goes on
                 state._data_to_send += b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00"
