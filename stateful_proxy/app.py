@@ -112,7 +112,7 @@ class Proxy:
         except OSError as error:
             self._fail(str(error))
             return
-        self._dispatch = Dispatch(self._transport, model, ownership, entities, peers, self._health)
+        self._dispatch = Dispatch(self._transport, model, ownership, entities, peers, self._health, batch.flush)
         if peers is not None:
             ownership.announce = peers.announce
             probe = JournalProbe(batch, ownership)

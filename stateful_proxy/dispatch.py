@@ -6,6 +6,8 @@ does not own the shard either refuses it with `cloudstate-refused`, and whoever 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -31,18 +33,42 @@ PEER_LISTEN = ListenOptions(streaming_paths=_STREAMING, pick=(*LISTEN.pick, "clo
 SHARDS_REMEMBERED = 50_000
 MAX_COMMAND_ID = 256
 """Bytes; the id is stored with every command."""
+MAX_PASSES = 10
+"""Times that a call is passed on again after a refusal: the map change that explains the refusal is on its way here."""
+PASS_AGAIN = 0.02
+"""Seconds until the first of them; each later one waits that much longer."""
+
+
+@dataclass(slots=True)
+class _Command:
+    """A call on an entity, on its way to the entity's owner. Never changed; not frozen, since one is made for every call."""
+
+    method: MethodInfo
+    key: str
+    data: bytes
+    picked: tuple[bytes, ...]
+    passes: int = 0
 
 
 class Dispatch:
-    """Routes server events of one proxy. `peers` is None in a standalone proxy."""
+    """Routes server events of one proxy. `peers` is None in a standalone proxy; `flush` sends what was asked of the journal."""
 
     def __init__(
-        self, transport: Transport, model: ServiceModel, ownership: Ownership, entities: Entities, peers: Peers | None, health_: Health
+        self,
+        transport: Transport,
+        model: ServiceModel,
+        ownership: Ownership,
+        entities: Entities,
+        peers: Peers | None,
+        health_: Health,
+        flush: Callable[[], None],
     ) -> None:
         self._transport, self._model, self._ownership, self._entities = transport, model, ownership, entities
-        self._peers, self._health = peers, health_
+        self._peers, self._health, self._flush = peers, health_, flush
         self._shards: dict[tuple[str, str], int] = {}
         self._reflecting: set[int] = set()
+        self._passed: dict[int, _Command] = {}
+        self._again: dict[int, _Command] = {}
         self._shard_count = ownership.shard_count
         self.forwarded = self.refused = 0
 
@@ -59,18 +85,20 @@ class Dispatch:
                 self._reflecting.discard(call)
                 self._transport.finish(call, Status.OK)
         elif kind == api.CALL_CANCELLED:
-            self._reflecting.discard(call)
-            return self._ownership.withdraw(call) or self._health.forget(call)
+            return self._cancelled(call)
         elif kind == api.FORWARDED:
-            outcome, text = detail
-            if outcome == Outcome.REFUSED:
-                self._refuse(call, text)
+            self._forwarded(call, *detail)
         elif kind == api.HTTP:
             text = b"this port speaks gRPC; HTTP/JSON is not supported yet\n"
             self._transport.respond(call, 404, [("content-type", b"text/plain; charset=utf-8")], text)
         else:
             return False
         return True
+
+    def _cancelled(self, call: int) -> bool:
+        """A caller is gone; False when nothing here waits for it."""
+        self._reflecting.discard(call)
+        return self._again.pop(call, None) is not None or self._ownership.withdraw(call) or self._health.forget(call)
 
     def _call(self, call: int, data: bytes, detail: Any) -> None:
         path, complete, picked = detail
@@ -90,7 +118,7 @@ class Dispatch:
             text = f"{path}: cloudstate-command-id must not be longer than {MAX_COMMAND_ID} bytes"
             self._transport.finish(call, Status.INVALID_ARGUMENT, text)
             return
-        self._route(call, method, key, data, picked)
+        self._route(call, _Command(method, key, data, picked))
 
     # Everything but commands --------------------------------------------------------------------------------------------
 
@@ -142,29 +170,49 @@ class Dispatch:
             shard = self._shards[name] = shard_of(method.persistence_id, key, self._shard_count)
         return shard
 
-    def _route(self, call: int, method: MethodInfo, key: str, data: bytes, picked: tuple[bytes, ...]) -> None:
-        shard = self._shard(method, key)
+    def _route(self, call: int, command: _Command) -> None:
+        method = command.method
+        shard = self._shard(method, command.key)
         admission = self._ownership.admit(shard)
         if isinstance(admission, Token):
-            self._entities.command(call, method, key, shard, admission, data, picked[0].decode("latin-1"), bool(picked[2]))
+            command_id, retry = command.picked[0].decode("latin-1"), bool(command.picked[2])
+            self._entities.command(call, method, command.key, shard, admission, command.data, command_id, retry)
         elif isinstance(admission, Elsewhere):
-            self._pass_on(call, admission.member, hops=picked[1])
+            self._pass_on(call, command, admission.member)
         elif isinstance(admission, Waiting):
-            if not self._ownership.when_ready(shard, call, lambda: self._route(call, method, key, data, picked)):
+            if not self._ownership.when_ready(shard, call, lambda: self._route(call, command)):
                 self._transport.finish(call, Status.RESOURCE_EXHAUSTED, "too many calls wait for shards to move here; no more are taken")
         elif isinstance(admission, Unavailable):
             self._transport.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
         else:
             self._refuse(call, f"no-owner;generation={self._ownership.generation}")
 
-    def _pass_on(self, call: int, member: str, hops: bytes) -> None:
-        """To the owner, once."""
-        upstream = self._peers.upstream_of(member) if self._peers is not None and hops in (b"", b"0") else None
+    def _pass_on(self, call: int, command: _Command, member: str) -> None:
+        """To the owner, unless another proxy has passed it on already."""
+        upstream = self._peers.upstream_of(member) if self._peers is not None and command.picked[1] in (b"", b"0") else None
         if upstream is None:
             self._refuse(call, f"not-owner;generation={self._ownership.generation};next={member}")
             return
         self.forwarded += 1
+        self._passed[call] = command
         self._transport.forward(call, upstream, [(HOP, b"1")])
+
+    def _forwarded(self, call: int, outcome: int, text: str) -> None:
+        """A forward has ended. One that was refused has done nothing, and who owns the shard may be known better in a moment."""
+        command = self._passed.pop(call, None)
+        if outcome != Outcome.REFUSED:
+            return
+        if command is None or command.passes >= MAX_PASSES:
+            self._refuse(call, text)
+            return
+        self._again[call] = replace(command, passes=command.passes + 1)
+        self._transport.after(PASS_AGAIN * (command.passes + 1), lambda: self._pass_again(call))
+
+    def _pass_again(self, call: int) -> None:
+        command = self._again.pop(call, None)
+        if command is not None:
+            self._route(call, command)
+            self._flush()
 
     def _refuse(self, call: int, why: str) -> None:
         """Not executed: whoever routed the call may ask elsewhere."""

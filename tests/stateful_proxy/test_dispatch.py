@@ -14,7 +14,7 @@ from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2, peer_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Outcome, Status
 from stateful_proxy import health
-from stateful_proxy.dispatch import LISTEN, PEER_LISTEN, Dispatch
+from stateful_proxy.dispatch import LISTEN, MAX_PASSES, PEER_LISTEN, Dispatch
 from stateful_proxy.health import Health
 from stateful_proxy.ownership import Elsewhere, Unavailable, Unowned, Waiting
 from stateful_proxy.peers import SEALED, Peers
@@ -45,7 +45,19 @@ class Surroundings:
         self.services = ["test.Counter"]
         self.shard_count, self.generation = SHARDS, 9
 
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
     # Transport
+    def after(self, delay: float, callback: Callable[[], None]) -> int:
+        self.timers.append((delay, callback))
+        return len(self.timers)
+
+    def fire(self) -> float:
+        [(delay, callback)] = self.timers
+        self.timers.clear()
+        callback()
+        return delay
+
     def finish(self, call: int, status: int, message: str = "", trailers: Sequence[api.Header] = ()) -> None:
         assert call not in self.ended
         self.ended[call] = (int(status), message, list(trailers))
@@ -114,7 +126,7 @@ class Bench:
         self.peers.update(members)
         self.serving = True
         self.health = Health(around, around.services, lambda: self.serving)
-        self.dispatch = Dispatch(around, around, around, around, None if alone else self.peers, self.health)
+        self.dispatch = Dispatch(around, around, around, around, None if alone else self.peers, self.health, lambda: None)
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool = True) -> int:
@@ -201,11 +213,37 @@ def test_too_many_waiting_calls_are_told_so(bench: Bench) -> None:
     assert bench.end(bench.call())[0] == Status.RESOURCE_EXHAUSTED
 
 
-def test_a_refused_forward_ends_with_the_peers_refusal(bench: Bench) -> None:
+def test_a_refused_forward_is_tried_again_and_finds_the_shard_here(bench: Bench) -> None:
     bench.around.admission = Elsewhere("b")
     call = bench.call()
-    bench.dispatch.on_event((api.FORWARDED, call, b"", (Outcome.REFUSED, "no-owner\r\nx: ü")))
+    bench.dispatch.on_event((api.FORWARDED, call, b"", (Outcome.REFUSED, "not-owner;generation=10;next=me")))
+    assert call not in bench.around.ended
+    bench.around.admission = TOKEN
+    bench.around.fire()
+    assert [command[0] for command in bench.around.commands] == [call]
+
+
+def test_a_forward_that_stays_refused_ends_with_the_peers_refusal(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    call = bench.call()
+    refused = (api.FORWARDED, call, b"", (Outcome.REFUSED, "no-owner\r\nx: ü"))
+    delays = []
+    for _ in range(MAX_PASSES):
+        bench.dispatch.on_event(refused)
+        delays.append(bench.around.fire())
+    bench.dispatch.on_event(refused)
     assert bench.end(call)[2] == [(api.REFUSED_HEADER, b"no-owner  x: ?")]
+    assert len(bench.around.forwards) == MAX_PASSES + 1
+    assert 1.0 < sum(delays) < 1.2
+
+
+def test_a_caller_who_leaves_between_two_passes_is_not_served(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    call = bench.call()
+    bench.dispatch.on_event((api.FORWARDED, call, b"", (Outcome.REFUSED, "no-owner")))
+    assert bench.dispatch.on_event((api.CALL_CANCELLED, call, b"", "reset"))
+    bench.around.fire()
+    assert len(bench.around.forwards) == 1
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED, Outcome.CANCELLED])

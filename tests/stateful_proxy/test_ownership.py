@@ -199,6 +199,61 @@ def test_a_false_seal_notice_takes_nothing(journal: MemoryJournal, start: ShardM
     assert isinstance(b.admit(), Token)
 
 
+def test_a_seal_notice_counts_only_from_the_owner_and_for_the_move_at_hand(journal: MemoryJournal, start: ShardMap) -> None:
+    a, b = Node("a", journal), Node("b", journal)
+    owned = start.changed({0: Entry("a")})
+    a.see(owned)
+    token = a.admit()
+    b.see(moving := owned.changed({0: Entry("a", "b", 0, 5_000)}))
+    for owner, since in [("c", moving.entries[0].since), ("a", moving.entries[0].since - 1)]:
+        b.ownership.sealed_by(owner, 0, since, token.epoch)
+        b.batch.flush()
+    b.ownership.sealed_by("a", SHARDS, 1, 1)
+    assert not b.link.operations
+    assert _current(journal, token)
+
+
+def test_a_notice_that_proves_false_does_not_cost_the_forced_claim(journal: MemoryJournal, start: ShardMap) -> None:
+    a, b = Node("a", journal), Node("b", journal)
+    owned = start.changed({0: Entry("a")})
+    a.see(owned)
+    b.see(moving := owned.changed({0: Entry("a", "b", 0, 5_000)}))
+    b.link.holding = True
+    b.ownership.sealed_by("a", 0, moving.entries[0].since, 77)
+    b.batch.flush()
+    b.timers.fire()
+    b.link.release()
+    assert 0 not in b.ownership.owned
+    b.timers.fire()
+    assert 0 in b.ownership.owned
+
+
+def test_a_shard_lost_while_it_drains_is_not_sealed(journal: MemoryJournal, start: ShardMap) -> None:
+    a, b = Node("a", journal), Node("b", journal)
+    owned = start.changed({0: Entry("a")})
+    a.see(owned)
+    a.busy.add(0)
+    moving = owned.changed({0: Entry("a", "b", 0, 5_000)})
+    a.see(moving)
+    b.see(moving.changed({0: Entry("b")}))
+    a.ownership.lost(0, b.admit().epoch)
+    a.batch.flush()
+    assert a.ownership.settled
+    assert [type(operation) for operation in a.link.operations] == [Claim]
+    assert (a.ownership.losses, a.ownership.handoffs) == (1, 0)
+
+
+def test_a_claim_found_stale_is_made_again_if_the_map_has_changed_meanwhile(journal: MemoryJournal, start: ShardMap) -> None:
+    journal.submit([Claim(0, -1, 50, "b", b"n")], lambda outcomes: None)
+    a = Node("a", journal)
+    a.link.holding = True
+    a.see(start.changed({0: Entry("a")}))
+    a.ownership.apply(60, [(0, Entry("a", "", 60))])
+    a.link.release()
+    a.batch.flush()
+    assert 0 in a.ownership.owned
+
+
 def test_the_successor_forces_a_silent_owner_only_after_the_time_of_the_entry(journal: MemoryJournal, start: ShardMap) -> None:
     a, b = Node("a", journal), Node("b", journal)
     owned = start.changed({0: Entry("a")})
@@ -232,6 +287,7 @@ def test_a_move_that_is_called_off_ends_with_the_shard_claimed_again(journal: Me
     a.see(moving.changed({0: Entry("a")}))
     assert isinstance(a.admit(), Waiting)
     a.finish(0)
+    assert 0 in a.ownership.owned
     assert isinstance(a.admit(), Token)
     assert not a.notices
 
