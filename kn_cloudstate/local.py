@@ -164,7 +164,7 @@ class LocalInstallation:
         )  # fmt: skip
         self._processes.activator = process
         deadline = time.monotonic() + START_LIMIT
-        while not await _answers(self.port):
+        while not await _ready(self.admin_port):
             if process.returncode is not None or time.monotonic() > deadline:
                 raise StartError(f"activator on 127.0.0.1:{self.port}: did not start; see {self._data / 'activator.log'}")
             await asyncio.sleep(0.02)
@@ -194,13 +194,16 @@ def _require_free(port: int) -> None:
             ) from error
 
 
-async def _answers(port: int) -> bool:
+async def _ready(admin_port: int) -> bool:
+    """True when the process behind an admin port says that it is ready."""
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+        reader, writer = await asyncio.open_connection("127.0.0.1", admin_port)
+        writer.write(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        status = await asyncio.wait_for(reader.readline(), 2.0)
+    except (OSError, TimeoutError):
         return False
     writer.close()
-    return True
+    return status.split()[1:2] == [b"200"]
 
 
 async def _end(process: asyncio.subprocess.Process | None, limit: float = 10.0) -> None:
