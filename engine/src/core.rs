@@ -15,10 +15,12 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use tokio::sync::Notify;
 
+type NativeWork = Box<dyn FnOnce(&Rc<Core>) + Send>;
+
 /// Work brought from other threads.
 pub enum Posted {
     Callback(Py<PyAny>),
-    Native(Box<dyn FnOnce(&Rc<Core>) + Send>),
+    Native(NativeWork),
 }
 
 #[derive(Default)]

@@ -328,14 +328,15 @@ async fn attend(
     mut alarm: Alarm,
 ) {
     if kind == Kind::Streaming && !complete {
-        if let Some(step) = read_on(core, id, &mut intake, &mut alarm).await {
+        if let Some(step) = Box::pin(read_on(core, id, &mut intake, &mut alarm)).await {
             return settle(core, id, step);
         }
     }
     loop {
         match poll_fn(|context| poll_step(core, id, &mut alarm, context)).await {
             Step::Forward(order) => {
-                if forward::run(core, id, order, &mut intake, deadline, &mut alarm).await {
+                // Boxed, so that the task of a call that is not forwarded stays small.
+                if Box::pin(forward::run(core, id, order, &mut intake, deadline, &mut alarm)).await {
                     return;
                 }
             }
