@@ -75,9 +75,10 @@ class CoordinationServer:
         container_concurrency: int = 0,
         timeout_seconds: int = 300,
         settings: PlacementSettings | None = None,
+        generation: int = 0,
     ) -> ServicePlacement:
-        """Take a service in; its placement."""
-        placement = ServicePlacement(name, shard_count, settings)
+        """Take a service in; its placement. `generation`: where the map begins, above that of any earlier leader."""
+        placement = ServicePlacement(name, shard_count, settings, generation)
         self._services[name] = _Service(placement, tuple(hosts), default_revision, container_concurrency, timeout_seconds)
         self._members[name] = {}
         return placement

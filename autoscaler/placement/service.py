@@ -56,10 +56,11 @@ class MemberState:
 class ServicePlacement:
     """Members and map of one service. All times are seconds on one monotonic clock of the caller."""
 
-    def __init__(self, service: str, shard_count: int, settings: PlacementSettings | None = None) -> None:
+    def __init__(self, service: str, shard_count: int, settings: PlacementSettings | None = None, generation: int = 0) -> None:
+        """`generation` must be above every one that an earlier life of the map has told: the journal refuses claims under an older one."""
         self.service, self.shard_count = service, shard_count
         self.settings = settings or PlacementSettings()
-        self.map: ShardMap = free_map(service, "", shard_count)
+        self.map: ShardMap = free_map(service, "", shard_count, generation)
         self.states: dict[str, MemberState] = {}
         self.methods: Sequence[pb.Method] = ()
         self.moves_total = 0
