@@ -1,13 +1,13 @@
 """Calls that wait: for a pod to come, for a shard's owner, or for room at a pod with a concurrency limit (pure).
 
 Guarantees: first come, first served within a queue; all queues of a service together hold no more than its `Room`; a pod never has more
-calls in flight than its limit; a call leaves its queue exactly once (released, expired or discarded). Every step but a release is O(1).
+calls in flight than its limit; a call leaves its queue exactly once (released, expired or discarded).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -54,6 +54,10 @@ class WaitQueue(Generic[T]):
         """When the first call in the queue began; infinity when none waits."""
         return next(iter(self._since.values()), math.inf)
 
+    def calls(self) -> Iterable[tuple[T, float]]:
+        """The calls in order, each with when it began."""
+        return self._since.items()
+
     def pop(self) -> T:
         """Take the first call out. StopIteration when none waits."""
         call = next(iter(self._since))
@@ -94,12 +98,20 @@ class PodSlots(Generic[T]):
         assert self.in_flight > 0, "more slots were given back than taken"
         self.in_flight -= 1
 
-    def next(self, limit: int, anywhere: WaitQueue[T]) -> T | None:
-        """The call to try now: the older of this pod's first and the first that any pod may take; None without a free slot or a call."""
+    def next(self, limit: int, anywhere: WaitQueue[T], fits: Callable[[T], bool]) -> T | None:
+        """Take out the call to send now: the older of this pod's first and the first of `anywhere` that `fits` here.
+
+        None without a free slot or such a call; otherwise the caller must take the slot, so that asking again comes to an end.
+        """
         if limit and self.in_flight >= limit:
             return None
-        queue = self.waiting if self.waiting.oldest <= anywhere.oldest else anywhere
-        return queue.pop() if len(queue) else None
+        for call, since in anywhere.calls():
+            if since >= self.waiting.oldest:
+                break
+            if fits(call):
+                anywhere.discard(call)
+                return call
+        return self.waiting.pop() if len(self.waiting) else None
 
 
 class Desk(Generic[T]):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from activator.admission import Desk, WaitQueue
-from activator.routes import Decision, Destination, Hold, Reject, RouteTable, Service
+from activator.routes import NO_REVISION, Decision, Destination, Hold, Reject, RouteTable, Service
 from activator.stats import ConcurrencyReporter, Report
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
@@ -256,18 +256,29 @@ class Router:
     def _again(self, request: Request) -> None:
         """Those who have refused a request may be asked once more."""
         request.refused_by.clear()
-        if request.queue is not None and request.queue is self._desk(request.service).held:
+        desk = self._desk(request.service)
+        if request.queue is not None and request.queue in (desk.held, desk.anywhere):
             request.queue.discard(request.call)
             self._resume(request.call)
 
     def _leave(self, request: Request) -> None:
         """A request is no longer in flight; whoever waited for its slot is next."""
-        member, request.member = request.member, ""
-        desk, limit = self._desk(request.service), request.service.limit(member)
-        slots = desk.slots(member)
+        name, request.member = request.member, ""
+        service = request.service
+        desk, limit, member = self._desk(service), service.limit(name), service.members.get(name)
+        slots = desk.slots(name)
         slots.give_back()
-        while (call := slots.next(limit, desk.anywhere)) is not None:
-            self._resume(call)
+        if member is None:
+            return
+
+        def fits(call: int) -> bool:
+            waiting = self._calls[call]
+            return name not in waiting.refused_by and name in service.revisions.get(waiting.revision, NO_REVISION).ready
+
+        while (call := slots.next(limit, desk.anywhere, fits)) is not None:
+            waiting = self._calls[call]
+            waiting.queue = None
+            self._send(waiting, Destination(name, member.data_address, pinned=True))
 
     def _end(self, request: Request) -> None:
         del self._calls[request.call]
