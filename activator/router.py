@@ -116,8 +116,9 @@ class Router:
         headers = [
             (COMMAND_ID, picked[3] or self._prefix + str(next(self._numbers)).encode()),
             ("k-proxy-request", b"activator"),
-            ("k-original-host", picked[0]),
         ]
+        if picked[0]:
+            headers.append(("k-original-host", picked[0]))
         request = Request(call, service, revision or service.revision, path, message, headers, grpc, self._clock())
         decision = self._decide(request)
         self._calls[call] = request

@@ -134,7 +134,7 @@ def test_limits_order_and_loss_under_anything(new_house: Any) -> None:
 @pytest.mark.parametrize("ready", [[], ["a"]])
 def test_room_at_a_pod_that_may_not_take_what_waits_is_not_offered_for_ever(house: Any, ready: list[str]) -> None:
     """A pod that drains, or has just refused the call, gives back its slot while a call for any pod waits for the busy other one."""
-    every = {s: "a" for s in range(8)}
+    every = dict.fromkeys(range(8), "a")
     house.routes(every, ["b"], limit=1)
     keyed, busy, waits = house.call(), house.call(path="/shop.Cart/Price"), house.call(path="/shop.Cart/Price")
     house.routes(every, [*ready, "b"], limit=1)
