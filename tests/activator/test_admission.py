@@ -154,6 +154,17 @@ def test_a_call_waits_for_the_busy_pod_after_the_free_one_refused_it_and_returns
     assert house.at(second) == refuser
 
 
+def test_a_pod_that_has_just_refused_a_call_is_not_offered_it_with_the_next_slot(house: Any) -> None:
+    house.routes({}, ["a", "b"], limit=2)
+    calls = [house.call(path="/shop.Cart/Price") for _ in range(4)]
+    refused, neighbour = [call for call in calls if house.at(call) == "a:9000"]
+    house.refused(refused)
+    house.ended(neighbour)
+    assert house.at(refused) == ""
+    house.transport.advance(0.05)
+    assert house.at(refused) == "a:9000"
+
+
 def test_queues_share_a_room_and_keep_their_order() -> None:
     room = Room(3)
     first: WaitQueue[int] = WaitQueue(room)
