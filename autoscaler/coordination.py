@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,9 +76,14 @@ class CoordinationServer:
         container_concurrency: int = 0,
         timeout_seconds: int = 300,
         settings: PlacementSettings | None = None,
-        generation: int = 0,
+        generation: int | None = None,
     ) -> ServicePlacement:
-        """Take a service in; its placement. `generation`: where the map begins, above that of any earlier leader."""
+        """Take a service in; its placement.
+
+        `generation`: where the map begins, above that of any earlier leader; the wall clock's milliseconds unless told.
+        """
+        if generation is None:
+            generation = time.time_ns() // 1_000_000
         placement = ServicePlacement(name, shard_count, settings, generation)
         self._services[name] = _Service(placement, tuple(hosts), default_revision, container_concurrency, timeout_seconds)
         self._members[name] = {}

@@ -122,7 +122,6 @@ class LocalInstallation:
             container_concurrency=spec.container_concurrency,
             timeout_seconds=spec.timeout_seconds,
             settings=placement_settings(spec.policy),
-            generation=time.time_ns() // 1_000_000,
         )
 
         def on_end(pod: str) -> None:

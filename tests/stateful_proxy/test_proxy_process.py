@@ -1,0 +1,346 @@
+"""The real process: alone, and two of them under a real leader on one journal, with the shopping cart behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from autoscaler.coordination import CoordinationServer
+from cloudstate_core.journal.memory import MemoryJournal
+from cloudstate_core.journal.server import JournalServer
+from cloudstate_core.pb.grpc.reflection.v1alpha import reflection_pb2
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SERVICE = "com.example.shoppingcart.ShoppingCart"
+NAME = "test/cart"
+SHARDS = 32
+PATIENCE = 30.0
+BACKENDS = ["grpcio", pytest.param("native", marks=pytest.mark.skipif(importlib.util.find_spec("cloudstate_engine") is None, reason="no wheel"))]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(condition: Any, what: str) -> None:
+    """Wait on state, with a generous limit."""
+    deadline = time.monotonic() + PATIENCE
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, f"after {PATIENCE:g} s still not: {what}"
+        await asyncio.sleep(0.02)
+
+
+class ProxyProcess:
+    """One proxy as a child process."""
+
+    def __init__(self, function: int, backend: str, **environment: str) -> None:
+        self.data, self.admin = free_port(), free_port()
+        self.environment = {
+            "CLOUDSTATE_USER_FUNCTION": f"127.0.0.1:{function}", "CLOUDSTATE_DATA_PORT": str(self.data), "CLOUDSTATE_PEER_PORT": "0",
+            "CLOUDSTATE_ADMIN_PORT": str(self.admin), "CLOUDSTATE_SERVICE": NAME, "CLOUDSTATE_SHARDS": str(SHARDS),
+            "CLOUDSTATE_TRANSPORT": backend, "PYTHONPATH": str(ROOT), **environment,
+        }  # fmt: skip
+
+    async def start(self) -> ProxyProcess:
+        self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "stateful_proxy", env={**os.environ, **self.environment})
+        await until(lambda: self.page("/ready")[0] == 200, f"ready: {self.page('/ready')}")
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.data}")
+        return self
+
+    def page(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    def owned(self) -> dict[str, int]:
+        status, text = self.page("/shards")
+        return dict(json.loads(text)["owned"]) if status == 200 else {}
+
+    async def call(self, method: str, request: bytes, **metadata: str) -> bytes:
+        headers = [(name.replace("_", "-"), value) for name, value in metadata.items()]
+        return bytes(await self.channel.unary_unary(f"/{SERVICE}/{method}")(request, timeout=20, metadata=headers))
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE)
+
+
+class Cart:
+    """Messages of the cart, from the descriptors that reflection gives."""
+
+    def __init__(self, files: list[bytes]) -> None:
+        pool = descriptor_pool.DescriptorPool()
+        waiting = [descriptor_pb2.FileDescriptorProto.FromString(file) for file in files]
+        for file in reversed(waiting):
+            with contextlib.suppress(TypeError):
+                pool.Add(file)
+        package = "com.example.shoppingcart"
+        self.add_item, self.get, self.cart = (
+            message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{n}")) for n in ("AddLineItem", "GetShoppingCart", "Cart")
+        )
+
+    def adding(self, user: str, quantity: int = 1) -> bytes:
+        return bytes(self.add_item(user_id=user, product_id="p", name="n", quantity=quantity).SerializeToString())
+
+    def asking(self, user: str) -> bytes:
+        return bytes(self.get(user_id=user).SerializeToString())
+
+    def quantity(self, answer: bytes) -> int:
+        return sum(item.quantity for item in self.cart.FromString(answer).items)
+
+
+async def reflect(proxy: ProxyProcess, version: str, **question: str) -> Any:
+    """One question to the reflection service."""
+    stream = proxy.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+
+    async def questions() -> AsyncIterator[bytes]:
+        yield reflection_pb2.ServerReflectionRequest(host="h", **question).SerializeToString()
+
+    answers = [reflection_pb2.ServerReflectionResponse.FromString(answer) async for answer in stream(questions())]
+    assert len(answers) == 1
+    assert answers[0].valid_host == "h"
+    return answers[0]
+
+
+async def descriptors(proxy: ProxyProcess) -> Cart:
+    answer = await reflect(proxy, "v1alpha", file_containing_symbol=SERVICE)
+    return Cart(list(answer.file_descriptor_response.file_descriptor_proto))
+
+
+@pytest.fixture
+async def function() -> AsyncIterator[int]:
+    """The shopping cart, served on a port."""
+    port = free_port()
+    folder = ROOT / "samples/shopping-cart"
+    environment = {**os.environ, "PORT": str(port), "PYTHONPATH": f"{ROOT / 'sdk/python'}:{folder}"}
+    process = await asyncio.create_subprocess_exec(sys.executable, str(folder / "cart.py"), env=environment)
+    yield port
+    process.terminate()
+    await process.wait()
+
+
+class Cluster:
+    """A leader and a journal in this process; proxies beside it."""
+
+    def __init__(self, function: int, backend: str) -> None:
+        self.function, self.backend = function, backend
+        self.proxies: list[ProxyProcess] = []
+
+    async def start(self) -> None:
+        self.store = MemoryJournal(NAME, SHARDS)
+        self.journal = JournalServer(lambda keyspace, count: self.store)
+        self.journal_port = await self.journal.start("127.0.0.1", 0)
+        self.leader = CoordinationServer(time.monotonic)
+        self.placement = self.leader.add_service(NAME, SHARDS, ["cart"], "r1")
+        self.leader_port = await self.leader.start("127.0.0.1", 0)
+        self.task = asyncio.create_task(self.leader.run())
+
+    async def proxy(self, pod: str) -> ProxyProcess:
+        environment = {
+            "CLOUDSTATE_JOURNAL": f"remote:127.0.0.1:{self.journal_port}", "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{self.leader_port}",
+            "CLOUDSTATE_POD": pod, "CLOUDSTATE_REVISION": "r1",
+        }  # fmt: skip
+        proxy = ProxyProcess(self.function, self.backend, **environment)
+        self.proxies.append(proxy)
+        return await proxy.start()
+
+    async def stop_leader(self) -> None:
+        self.task.cancel()
+        await self.leader.stop()
+
+    async def stop(self) -> None:
+        for proxy in self.proxies:
+            if proxy.process.returncode is None:
+                await proxy.end(signal.SIGKILL)
+        await self.stop_leader()
+        await self.journal.stop()
+
+
+@pytest.fixture(params=BACKENDS)
+async def cluster(request: pytest.FixtureRequest, function: int) -> AsyncIterator[Cluster]:
+    cluster = Cluster(function, request.param)
+    await cluster.start()
+    yield cluster
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_alone(function: int, backend: str) -> None:
+    proxy = await ProxyProcess(function, backend).start()
+    try:
+        cart = await descriptors(proxy)
+        for quantity in range(1, 6):
+            await proxy.call("AddItem", cart.adding("u", quantity))
+        assert cart.quantity(await proxy.call("GetCart", cart.asking("u"))) == 15
+        await proxy.call("AddItem", cart.adding("u", 7), cloudstate_command_id="c1")
+        await proxy.call("AddItem", cart.adding("u", 7), cloudstate_command_id="c1")
+        assert cart.quantity(await proxy.call("GetCart", cart.asking("u"))) == 22
+        services = (await reflect(proxy, "v1", list_services="")).list_services_response.service
+        assert [s.name for s in services] == ["grpc.reflection.v1alpha.ServerReflection", SERVICE]
+        assert not (await reflect(proxy, "v1", file_containing_symbol="no.Such")).file_descriptor_response.file_descriptor_proto
+        assert await proxy.channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"
+        for method, request, code in [
+            ("AddItem", b"", grpc.StatusCode.INVALID_ARGUMENT),
+            ("AddItem", b"\xff", grpc.StatusCode.INVALID_ARGUMENT),
+            ("AddItem", cart.adding("u", -1), grpc.StatusCode.UNKNOWN),
+            ("Nope", b"", grpc.StatusCode.UNIMPLEMENTED),
+        ]:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await proxy.call(method, request)
+            assert caught.value.code() == code
+        _, metrics = await asyncio.to_thread(proxy.page, "/metrics")
+        assert "cloudstate_errors_total 0\n" in metrics
+        assert json.loads((await asyncio.to_thread(proxy.page, "/entities"))[1])["active"] == 1
+    finally:
+        code = await proxy.end()
+    assert code == 0
+
+
+async def test_every_proxy_serves_every_key(cluster: Cluster) -> None:
+    first, second = await cluster.proxy("p1"), await cluster.proxy("p2")
+    await until(lambda: first.owned() and second.owned() and not set(first.owned()) & set(second.owned()), "both own shards")
+    cart = await descriptors(first)
+    users = [f"user-{number}" for number in range(60)]
+    await asyncio.gather(*(proxy.call("AddItem", cart.adding(user)) for user in users for proxy in (first, second)))
+    for proxy in (first, second):
+        answers = await asyncio.gather(*(proxy.call("GetCart", cart.asking(user)) for user in users))
+        assert [cart.quantity(answer) for answer in answers] == [2] * len(users)
+
+
+class Shopper:
+    """Adds to carts until told to stop; asks the other proxy after a refusal, as a router does."""
+
+    def __init__(self, cart: Cart, proxies: list[ProxyProcess]) -> None:
+        self.cart, self.proxies = cart, proxies
+        self.acknowledged: dict[str, int] = {}
+        self.attempted: dict[str, int] = {}
+        self.failures: list[str] = []
+        self.stopped = False
+
+    async def shop(self, user: str) -> None:
+        number = 0
+        while not self.stopped:
+            number += 1
+            self.attempted[user] = number
+            if await self._add(user, f"{user}/{number}"):
+                self.acknowledged[user] = self.acknowledged.get(user, 0) + 1
+
+    async def _add(self, user: str, command: str) -> bool:
+        deadline = time.monotonic() + PATIENCE
+        turn = hash(command)
+        while time.monotonic() < deadline:
+            proxy = self.proxies[turn % len(self.proxies)]
+            turn += 1
+            try:
+                await proxy.call("AddItem", self.cart.adding(user), cloudstate_command_id=command, cloudstate_retry="1")
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    self.failures.append(f"{error.code()}: {error.details()}")
+                await asyncio.sleep(0.02)
+            else:
+                return True
+        self.failures.append(f"{command}: not done after {PATIENCE:g} s")
+        return False
+
+    async def quantities(self, proxy: ProxyProcess) -> dict[str, int]:
+        return {u: self.cart.quantity(await proxy.call("GetCart", self.cart.asking(u))) for u in self.attempted}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_nothing_acknowledged_is_lost_or_done_twice_when_a_proxy_ends(cluster: Cluster, number: int) -> None:
+    first, second = await cluster.proxy("p1"), await cluster.proxy("p2")
+    await until(lambda: len(first.owned()) >= 8 and len(second.owned()) >= 8, "both own shards")
+    shopper = Shopper(await descriptors(second), [first, second])
+    tasks = [asyncio.create_task(shopper.shop(f"user-{number}")) for number in range(20)]
+    await until(lambda: sum(shopper.acknowledged.values()) > 200, "commands are acknowledged")
+    begun = time.monotonic()
+    code = await first.end(number)
+    took = time.monotonic() - begun
+    shopper.proxies = [second]
+    await until(lambda: len(second.owned()) == SHARDS, "the other proxy owns every shard")
+    before = sum(shopper.acknowledged.values())
+    await until(lambda: sum(shopper.acknowledged.values()) > before + 100, "commands go on")
+    shopper.stopped = True
+    await asyncio.gather(*tasks)
+    assert not shopper.failures
+    assert await shopper.quantities(second) == shopper.acknowledged
+    if number == signal.SIGTERM:
+        assert code == 0
+        assert took < 10
+
+
+async def test_a_paused_proxy_comes_back_and_serves_nothing_old(cluster: Cluster) -> None:
+    first, second = await cluster.proxy("p1"), await cluster.proxy("p2")
+    await until(lambda: len(first.owned()) >= 8 and len(second.owned()) >= 8, "both own shards")
+    shopper = Shopper(await descriptors(second), [second])
+    users = [f"user-{number}" for number in range(20)]
+    await asyncio.gather(*(second.call("AddItem", shopper.cart.adding(user)) for user in users))
+    first.process.send_signal(signal.SIGSTOP)
+    await until(lambda: len(second.owned()) == SHARDS, "the other proxy owns every shard")
+    await asyncio.gather(*(second.call("AddItem", shopper.cart.adding(user)) for user in users))
+    first.process.send_signal(signal.SIGCONT)
+    shopper.proxies = [first, second]
+    assert all(await asyncio.gather(*(shopper._add(user, f"{user}/3") for user in users)))
+    shopper.attempted = dict.fromkeys(users, 3)
+    assert await shopper.quantities(second) == dict.fromkeys(users, 3)
+    assert not shopper.failures
+
+
+async def test_shards_stay_while_the_leader_is_away(cluster: Cluster) -> None:
+    proxy = await cluster.proxy("p1")
+    await until(lambda: len(proxy.owned()) == SHARDS, "it owns every shard")
+    cart = await descriptors(proxy)
+    await cluster.stop_leader()
+    for number in range(20):
+        await proxy.call("AddItem", cart.adding(f"user-{number}"))
+    assert proxy.page("/ready")[0] == 200
+    assert len(proxy.owned()) == SHARDS
+    assert await proxy.end() == 0
+
+
+async def test_a_wrong_journal_is_told_and_ends_the_process(function: int) -> None:
+    proxy = ProxyProcess(function, "grpcio", CLOUDSTATE_JOURNAL="nosuch:x")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stateful_proxy", env={**os.environ, **proxy.environment}, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode == 1
+    assert b"nosuch:x" in errors
+
+
+async def test_a_new_leader_on_an_old_journal_places_again(cluster: Cluster) -> None:
+    proxy, other = await cluster.proxy("p1"), await cluster.proxy("p2")
+    await until(lambda: len(other.owned()) >= 8, "both own shards")
+    assert await proxy.end() == 0
+    assert await other.end() == 0
+    await cluster.stop_leader()
+    cluster.leader = CoordinationServer(time.monotonic)
+    cluster.leader.add_service(NAME, SHARDS, ["cart"], "r1")
+    cluster.leader_port = await cluster.leader.start("127.0.0.1", 0)
+    cluster.task = asyncio.create_task(cluster.leader.run())
+    proxy = await cluster.proxy("p2")
+    await until(lambda: len(proxy.owned()) == SHARDS, "it owns every shard")
