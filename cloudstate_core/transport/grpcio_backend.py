@@ -23,6 +23,8 @@ from cloudstate_core.transport.grpcio_http import HttpListener, HttpRequest
 from cloudstate_core.transport.grpcio_loop import EventLoop
 from cloudstate_core.transport.grpcio_streams import Streams
 
+MAX_PENDING = 100_000
+"""Requests that may wait for the loop. From 1,000 on (its default) grpc's core rejects some at random, as CANCELLED, whoever sent them."""
 _OK = ("finish", grpcio_wire.CODES[0], "", ())
 
 
@@ -96,6 +98,8 @@ class GrpcioTransport:
                 ("grpc.max_metadata_size", options.max_header_bytes),
                 ("grpc.absolute_max_metadata_size", options.max_header_bytes),
                 ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+                ("grpc.server.max_pending_requests", MAX_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
             ],
         )
         try:

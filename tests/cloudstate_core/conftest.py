@@ -40,7 +40,6 @@ LIMITS = {
             "user_agent",  # a channel writes its own user-agent
             "connections",  # grpc.aio does not count connections
             "strict_frames",  # grpc's core forgives DATA on stream 0
-            "reset_flood",  # while thousands of streams are reset, grpc.aio now and then cancels a call of another connection
         }
     ),
 }

@@ -23,6 +23,19 @@ def test_a_unary_call_brings_every_byte_both_ways(bench: Any, channel: Any, size
     assert bench.events[0][3][:2] == ("/test/Echo", True)
 
 
+def test_a_burst_that_the_callback_thread_has_not_seen_yet_is_answered_whole(bench: Any, channel: Any) -> None:
+    """While policy is busy thousands of requests pile up before it; none may be lost for that."""
+    busy = threading.Event()
+    bench.policy = bench.echo
+    port = bench.listen()
+    method = channel(port).unary_unary("/test/Echo")
+    assert method(b"first", timeout=30) == b"first"
+    bench.transport.post(lambda: busy.wait(30) and None)
+    waiting = [method.future(b"%d" % n, timeout=60) for n in range(4000)]
+    busy.set()
+    assert [future.result() for future in waiting] == [b"%d" % n for n in range(4000)]
+
+
 def test_a_thousand_calls_are_open_at_once_on_one_connection(bench: Any, channel: Any) -> None:
     port = bench.listen()
     method = channel(port).unary_unary("/test/Echo")

@@ -114,7 +114,6 @@ def test_data_on_stream_0_closes_that_connection_alone(served: Any) -> None:
     still_serves()
 
 
-@pytest.mark.needs("reset_flood")
 def test_thousands_of_resets_cost_nobody_else_anything(served: Any, raw: Any, channel: Any, bench: Any) -> None:
     """Rapid reset: streams opened and reset at once; policy may be told of some, never of an uncancelled one."""
     port, _ = served
