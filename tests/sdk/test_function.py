@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import signal
@@ -244,3 +245,16 @@ def test_the_sample_listens_on_port_and_ends_on_sigterm() -> None:
         assert time.monotonic() - begun < 30
     finally:
         process.kill()
+
+
+async def test_entities_that_wake_all_at_once_are_all_taken(sample: Any) -> None:
+    """A proxy opens the streams of thousands of entities while the function is busy: none may be lost for that."""
+    from cloudstate_sdk import Function
+
+    server, port = await Function(sample.Cart).start("127.0.0.1", 0)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        discover: Any = channel.unary_unary("/cloudstate.EntityDiscovery/discover")
+        waiting = [discover.future(b"", timeout=60) for _ in range(4000)]  # nothing is awaited: the loop takes none of them yet
+        statuses = await asyncio.to_thread(lambda: [future.code() for future in waiting])
+    await server.stop(None)
+    assert set(statuses) == {grpc.StatusCode.OK}

@@ -21,6 +21,15 @@ from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
 
 log = logging.getLogger(__name__)
 
+MAX_PENDING = 100_000
+"""Streams that may wait to be taken. From 1,000 on (its default) grpc's core rejects some at random, and a proxy wakes many entities at once."""
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
+]
+
 
 class Function:
     """A user function that serves some entity classes."""
@@ -45,7 +54,7 @@ class Function:
 
     async def start(self, host: str, port: int) -> tuple[grpc.aio.Server, int]:
         """Start serving; the server and its port. RuntimeError when the port is taken."""
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(options=OPTIONS)
         discover: Any = grpc.unary_unary_rpc_method_handler(
             self._discover, entity_pb2.ProxyInfo.FromString, entity_pb2.EntitySpec.SerializeToString
         )
