@@ -30,6 +30,7 @@ class Activator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ended = threading.Event()
+        self.failure = ""
         self.port = self.admin_port = 0
         """The bound ports, once started."""
         self._transport = transports.create(settings.transport)

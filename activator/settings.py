@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-class SettingsError(Exception):
-    """A setting is wrong."""
+from cloudstate_core.process import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-class SettingsError(Exception):
-    """A setting is wrong."""
+from cloudstate_core.process import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -209,8 +209,7 @@ def main() -> int:
     """Entry point."""
     plain = os.environ.get("DEMO") == "plain" or not sys.stdout.isatty()
     console = Console()
-    run: Awaitable[int] = play(lambda service: Stage(service, console, plain))
-    return asyncio.run(run)  # type: ignore[arg-type]
+    return asyncio.run(play(lambda service: Stage(service, console, plain)))
 
 
 if __name__ == "__main__":
