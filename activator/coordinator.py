@@ -60,8 +60,7 @@ class LeaderStream:
         self._transport.send(self._stream, pb.RouteRequest(activator_id=self._name, stats=stats).SerializeToString())
 
     def _tick(self) -> None:
-        if stats := self._statistics():
-            self.send(stats)
+        self.send(self._statistics())
         self._transport.after(REPORT_EVERY, self._tick)
 
     def on_event(self, event: Event) -> None:

@@ -56,7 +56,10 @@ class _Service:
 
 
 class CoordinationServer:
-    """Serves CoordinationService for some services. `on_stats(activator, RevisionStats)` gets statistics as they come."""
+    """Serves CoordinationService for some services.
+
+    `on_heard(activator)` is called for each message of an activator, then `on_stats(activator, RevisionStats)` for all that it tells.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -66,6 +69,7 @@ class CoordinationServer:
         self._wake = asyncio.Event()
         self._server: grpc.aio.Server | None = None
         self.on_stats: Callable[[str, pb.RevisionStats], None] = lambda activator, stats: None
+        self.on_heard: Callable[[str], None] = lambda activator: None
 
     def add_service(
         self,
@@ -178,6 +182,7 @@ class CoordinationServer:
     async def _statistics(self, requests: AsyncIterator[pb.RouteRequest], peer: _Peer) -> None:
         try:
             async for request in requests:
+                self.on_heard(request.activator_id)
                 for stats in request.stats:
                     self.on_stats(request.activator_id, stats)
         finally:

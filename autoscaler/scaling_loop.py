@@ -17,6 +17,13 @@ from autoscaler.revision_scaler import RevisionScaler, ScaleDecision
 
 log = logging.getLogger(__name__)
 
+SILENCE = 5.0
+"""Seconds without a word from any activator after which nothing is decided: lost statistics are not absence of load."""
+OUT_OF_DATE = 3.0
+"""Seconds after which statistics that an activator no longer repeats count no more."""
+MIN_INTERVAL = 0.1
+"""Seconds that a rate is taken over at least, when a poke follows a tick closely."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pod:
@@ -83,7 +90,13 @@ class ScalingLoop:
         self._scaler, self._driver, self._shards, self._clock, self._tick = scaler, driver, shards, clock, tick
         self._latest: dict[str, tuple[float, float]] = {}
         self._requests = 0.0
+        self._heard: dict[str, float] = {}
+        self._recorded_at = self._began_at = clock()
         self._poke = asyncio.Event()
+
+    def heard(self, activator: str) -> None:
+        """An activator has spoken, with statistics or to say that all is idle."""
+        self._heard[activator] = self._clock()
 
     def on_stats(self, activator: str, concurrency: float, requests: float) -> None:
         """Statistics of one activator since its last message; a first request at zero is decided on at once."""
@@ -113,8 +126,12 @@ class ScalingLoop:
     async def tick(self) -> None:
         """Record, decide, act once."""
         now = self._clock()
-        self._record(now)
         pods = self._driver.pods()
+        silence = now - max(self._heard.values(), default=self._began_at)
+        if pods and silence > SILENCE:
+            log.warning("no activator has reported for %.0f s: the scale stays as it is", silence)
+            return
+        self._record(now)
         self.state.draining = {p.name: at for p in pods if (at := self.state.draining.get(p.name)) is not None}
         ready = sum(self._is_ready(pod) for pod in pods)
         decision = self._scaler.decide(now, ready=ready, replicas=len(pods))
@@ -122,11 +139,15 @@ class ScalingLoop:
         await self._act(now, decision.replicas_wanted, pods)
 
     def _record(self, now: float) -> None:
-        """Give the scaler the concurrency of all activators heard lately, and the requests since the last tick."""
-        self._latest = {name: entry for name, entry in self._latest.items() if now - entry[0] < 3.0}
+        """Give the scaler the concurrency of all activators heard lately, and the requests since the last tick.
+
+        What an activator told last holds while it is silent; it is out of date once the activator has gone on speaking without it.
+        """
+        self._heard = {name: at for name, at in self._heard.items() if now - at <= SILENCE}
+        self._latest = {n: e for n, e in self._latest.items() if n in self._heard and self._heard[n] - e[0] < OUT_OF_DATE}
         self.state.concurrency = sum(concurrency for _, concurrency in self._latest.values())
-        self._scaler.record(now, self.state.concurrency, self._requests / self._tick)
-        self._requests = 0.0
+        self._scaler.record(now, self.state.concurrency, self._requests / max(MIN_INTERVAL, now - self._recorded_at))
+        self._requests, self._recorded_at = 0.0, now
 
     def _is_ready(self, pod: Pod) -> bool:
         return pod.phase is not Phase.STOPPING and pod.name not in self.state.draining and self._shards.is_member(pod.name)

@@ -107,6 +107,7 @@ class LocalInstallation:
         for spec in self._specs:
             self._add(spec, environment)
         self._coordination.on_stats = self._on_stats
+        self._coordination.on_heard = self._on_heard
         self._tasks.append(asyncio.create_task(self._coordination.run()))
         await self._start_activator(environment)
         for service in self.services.values():
@@ -135,6 +136,10 @@ class LocalInstallation:
     def _on_stats(self, activator: str, stats: pb.RevisionStats) -> None:
         if (service := self.services.get(stats.service)) is not None:
             service.loop.on_stats(activator, stats.concurrency, stats.requests)
+
+    def _on_heard(self, activator: str) -> None:
+        for service in self.services.values():
+            service.loop.heard(activator)
 
     async def _start_journal(self) -> str:
         """Start the journal process; its address."""

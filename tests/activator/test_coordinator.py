@@ -56,7 +56,7 @@ def test_a_stream_begins_with_a_name_and_statistics_follow_each_second(house: An
     assert leader.told()[2:] == [[("cart-1", 1, 0)]]
     house.ended(call)
     house.transport.advance(5.0)
-    assert leader.told()[3:] == [[("cart-1", 0, 0)]]  # idle: one zero, then silence
+    assert leader.told()[3:] == [[("cart-1", 0, 0)], [], [], [], []]  # idle: one zero, then only that it is there
 
 
 def test_a_new_leader_hears_at_once_of_what_waits(house: Any, leader: Leader) -> None:
