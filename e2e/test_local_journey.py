@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -18,31 +17,6 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "samples/shopping-cart"
 LIMIT = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(port: int, data: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
-    """`kn-cloudstate run` on the sample until the block ends."""
-    command = [sys.executable, "-m", "kn_cloudstate", "run", str(SAMPLE / "service.yaml"), str(SAMPLE / "policy.yaml")]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--data", str(data)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ}
-    )
-    try:
-        assert process.stdout is not None
-        assert "serving" in process.stdout.readline()
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            assert process.wait(LIMIT) == 0
-        finally:
-            process.kill()
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -79,13 +53,13 @@ def pods_of(data: pathlib.Path) -> int:
     return found
 
 
-def test_state_survives_zero_and_a_restart_of_everything(tmp_path: pathlib.Path) -> None:
-    port = free_port()
-    with running(port, tmp_path):
+def test_state_survives_zero_and_a_restart_of_everything(tmp_path: pathlib.Path, port: int, running: Any) -> None:
+    files = [str(SAMPLE / name) for name in ("service.yaml", "policy.yaml")]
+    with running(*files):
         assert add_and_get(port, "tea") == ["tea"]
         until(lambda: pods_of(tmp_path) == 0, "zero pods after the last command")
         assert add_and_get(port, "milk") == ["tea", "milk"]
-    with running(port, tmp_path):
+    with running(*files):
         assert add_and_get(port, "sugar") == ["tea", "milk", "sugar"]
 
 
