@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 TOLERANCE = 0.10
+LEAST_GAIN = 1e-6
+"""A move must narrow a gap by more than this part of the hot pod's load: rounding could swap equal shards to and fro for ever."""
 
 
 def allocate(
@@ -69,6 +71,7 @@ class _Plan:
     def _best(self, hot: str, cold: str, mean: float, high: float) -> str | None:
         """The shard whose move helps most: near the excess of one pod and the lack of the other, making no new hot pod."""
         gap = self.total[hot] - self.total[cold]
+        limit = gap - LEAST_GAIN * self.total[hot]
         wanted = min(self.total[hot] - mean, mean - self.total[cold])
         if wanted <= 0:
             wanted = gap / 2
@@ -76,7 +79,7 @@ class _Plan:
         distance = 0.0
         for shard in sorted(self.held[hot]):
             weight = self._load[shard]
-            if not 0 < weight < gap or self.total[cold] + weight > max(high, self.total[hot] - weight):
+            if not 0 < weight < limit or self.total[cold] + weight > max(high, self.total[hot] - weight):
                 continue
             if best is None or abs(weight - wanted) < distance:
                 best, distance = shard, abs(weight - wanted)
