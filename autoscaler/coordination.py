@@ -24,8 +24,8 @@ from cloudstate_core.shard_map import ShardMap, free_map
 
 log = logging.getLogger(__name__)
 
-TICK = 0.1
-"""Seconds between looks at suspicion and balance; events are decided on at once."""
+TICK = 0.2
+"""Seconds between looks at suspicion and balance of every service; what happens to one is decided on at once."""
 MAX_QUEUED = 1_000
 """Messages that may wait for one stream; a peer that does not read is disconnected and comes back for the whole map."""
 
@@ -81,6 +81,7 @@ class CoordinationServer:
         self._services: dict[str, _Service] = {}
         self._activators: set[_Peer] = set()
         self._wake = asyncio.Event()
+        self._touched: set[str] = set()
         self._server: grpc.aio.Server | None = None
         self.on_stats: Callable[[str, pb.RevisionStats], None] = lambda activator, stats: None
 
@@ -109,7 +110,7 @@ class CoordinationServer:
         found = self._services[service]
         found.hosts, found.default_revision, found.revisions = tuple(hosts), default_revision, tuple(revisions)
         found.placement.set_traffic({revision.name: revision.percent for revision in revisions} if len(revisions) > 1 else {})
-        self._wake.set()
+        self._touch(service)
 
     def remove_service(self, name: str) -> None:
         """Forget a service: its members' streams end, and activators learn that nothing leads to it any more."""
@@ -130,7 +131,7 @@ class CoordinationServer:
             for name, member in found.placement.members.items():
                 if member.pod == pod:
                     found.placement.gone(name)
-            self._wake.set()
+            self._touch(service)
 
     async def start(self, host: str, port: int) -> int:
         """Serve; returns the bound port."""
@@ -149,25 +150,39 @@ class CoordinationServer:
 
     async def run(self) -> None:
         """Decide, keep and push until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.time()
         while True:
             self._wake.clear()
-            for service in list(self._services.values()):
-                try:
-                    await self._step(service)
-                except Exception:
-                    log.exception("placement of %s failed", service.placement.service)
+            names = list(self._touched)
+            if loop.time() >= next_look:
+                names, next_look = list(self._services), loop.time() + TICK
+            self._touched.clear()
+            for name in names:
+                await self._step(name)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK)
+                await asyncio.wait_for(self._wake.wait(), max(0.0, next_look - loop.time()))
 
-    async def _step(self, service: _Service) -> None:
-        service.placement.tick(self._clock())
-        decided = service.placement.map
-        if decided is not service.kept:
+    def _touch(self, service: str) -> None:
+        """Something happened to a service: decide now."""
+        self._touched.add(service)
+        self._wake.set()
+
+    async def _step(self, name: str) -> None:
+        """Decide, keep and push for one service; a failure is logged and tried again at the next look."""
+        service = self._services.get(name)
+        if service is None:
+            return
+        try:
+            service.placement.tick(self._clock())
+            decided = service.placement.map
             if self._persist is not None and decided.generation > service.kept.generation:
                 await self._persist(decided)
             service.kept = decided
-        if self._services.get(service.placement.service) is service:
-            self._push(service)
+            if self._services.get(name) is service:
+                self._push(service)
+        except Exception:
+            log.exception("placement of %s failed", name)
 
     # Proxies ------------------------------------------------------------------------------------------------------------
 
@@ -184,7 +199,7 @@ class CoordinationServer:
             return
         peer, name = _Peer(), hello.member.member_id
         service.members[name] = peer
-        self._wake.set()
+        self._touch(hello.service)
         reader = asyncio.create_task(self._beats(requests, service, name, peer))
         try:
             while (message := await peer.queue.get()) is not None:
@@ -201,7 +216,7 @@ class CoordinationServer:
                 if name not in service.placement.states:
                     return
                 service.placement.heartbeat(self._clock(), name, request.heartbeat)
-                self._wake.set()
+                self._touch(service.kept.service)
                 self._update_member(service, peer)
                 acknowledgement = pb.Acknowledgement(sent_at=request.heartbeat.sent_at, generation=service.kept.generation)
                 peer.put(pb.JoinResponse(acknowledgement=acknowledgement))
