@@ -1,7 +1,8 @@
 """The leader's gRPC service: proxies join and beat, activators report and learn routes. A thin driver around `ServicePlacement`.
 
-What is pushed was decided and kept before; a new stream gets the whole map first, then only changes. A stream that breaks proves nothing: its
-member is suspected when it stays silent. `process_exited` is proof.
+A map is kept first and pushed after: nobody is told what a successor of this leader would not know. A new stream gets the whole map, then only
+changes; an acknowledgement never names a map that has not been sent before it. A stream that breaks proves nothing: its member is suspected
+when it stays silent. `process_exited` is proof.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +20,28 @@ import grpc.aio
 
 from autoscaler.placement.service import PlacementSettings, ServicePlacement
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.shard_map import ShardMap, free_map
 
 log = logging.getLogger(__name__)
 
-TICK = 0.1
-"""Seconds between looks at suspicion and balance; events are decided on at once."""
+TICK = 0.2
+"""Seconds between looks at suspicion and balance of every service; what happens to one is decided on at once."""
 MAX_QUEUED = 1_000
 """Messages that may wait for one stream; a peer that does not read is disconnected and comes back for the whole map."""
+
+Persist = Callable[[ShardMap], Awaitable[None]]
+"""Keeps a map so that a later leader finds it. When it fails the map is not pushed, and keeping it is tried again at the next tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionSpec:
+    """What routing needs to know of a revision. `percent` = its share of the traffic."""
+
+    name: str
+    percent: float = 100.0
+    container_concurrency: int = 0
+    """Requests at a pod at the same time; 0 = any number."""
+    timeout_seconds: int = 300
 
 
 @dataclass(slots=True, eq=False)
@@ -48,9 +64,11 @@ class _Peer:
 class _Service:
     placement: ServicePlacement
     hosts: Sequence[str]
-    revision: str
-    container_concurrency: int
-    timeout_seconds: int
+    default_revision: str
+    revisions: Sequence[RevisionSpec]
+    kept: ShardMap
+    """The newest map that is kept, the only one that is told."""
+    members: dict[str, _Peer] = field(default_factory=dict)
     route: bytes = b""
     """The last route pushed, without the map: to see whether it changed."""
 
@@ -61,12 +79,12 @@ class CoordinationServer:
     `on_heard(activator)` is called for each message of an activator, then `on_stats(activator, RevisionStats)` for all that it tells.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], persist: Persist | None = None) -> None:
+        self._clock, self._persist = clock, persist
         self._services: dict[str, _Service] = {}
-        self._members: dict[str, dict[str, _Peer]] = {}
         self._activators: set[_Peer] = set()
         self._wake = asyncio.Event()
+        self._touched: set[str] = set()
         self._server: grpc.aio.Server | None = None
         self.on_stats: Callable[[str, pb.RevisionStats], None] = lambda activator, stats: None
         self.on_heard: Callable[[str], None] = lambda activator: None
@@ -80,26 +98,44 @@ class CoordinationServer:
         container_concurrency: int = 0,
         timeout_seconds: int = 300,
         settings: PlacementSettings | None = None,
-        generation: int | None = None,
+        kept: ShardMap | None = None,
     ) -> ServicePlacement:
-        """Take a service in; its placement.
-
-        `generation`: where the map begins, above that of any earlier leader; the wall clock's milliseconds unless told.
+        """Take a service in, with its one revision (`set_routes` for more); its placement. `kept` = its map as an earlier leader wrote it;
+        without one, generations start from the wall clock's milliseconds, above those of any earlier leader (the journal refuses older ones).
         """
-        if generation is None:
-            generation = time.time_ns() // 1_000_000
-        placement = ServicePlacement(name, shard_count, settings, generation)
-        self._services[name] = _Service(placement, tuple(hosts), default_revision, container_concurrency, timeout_seconds)
-        self._members[name] = {}
+        first = kept or free_map(name, "", shard_count, time.time_ns() // 1_000_000)
+        placement = ServicePlacement(name, shard_count, settings, first)
+        revision = RevisionSpec(default_revision, 100.0, container_concurrency, timeout_seconds)
+        self._services[name] = _Service(placement, tuple(hosts), default_revision, (revision,), first)
         return placement
+
+    def set_routes(self, service: str, hosts: Sequence[str], default_revision: str, revisions: Sequence[RevisionSpec]) -> None:
+        """New hosts, revisions and traffic percentages; shards follow the percentages. KeyError for an unknown service."""
+        found = self._services[service]
+        found.hosts, found.default_revision, found.revisions = tuple(hosts), default_revision, tuple(revisions)
+        found.placement.set_traffic({revision.name: revision.percent for revision in revisions} if len(revisions) > 1 else {})
+        self._touch(service)
+
+    def remove_service(self, name: str) -> None:
+        """Forget a service: its members' streams end, and activators learn that nothing leads to it any more."""
+        service = self._services.pop(name, None)
+        if service is None:
+            return
+        for member in service.members.values():
+            member.put(_refusal(f"service {name}: has been removed"))
+            member.put(None)
+        for activator in self._activators:
+            activator.sent.pop(name, None)
+            activator.put(pb.RouteResponse(services=[pb.ServiceRoute(map=pb.MapUpdate(service=name, full=True))]))
 
     def process_exited(self, service: str, pod: str) -> None:
         """Proof that a pod's processes have ended."""
-        placement = self._services[service].placement
-        for name, member in placement.members.items():
-            if member.pod == pod:
-                placement.gone(name)
-        self._wake.set()
+        found = self._services.get(service)
+        if found is not None:
+            for name, member in found.placement.members.items():
+                if member.pod == pod:
+                    found.placement.gone(name)
+            self._touch(service)
 
     async def start(self, host: str, port: int) -> int:
         """Serve; returns the bound port."""
@@ -117,17 +153,40 @@ class CoordinationServer:
             await self._server.stop(0.2)
 
     async def run(self) -> None:
-        """Decide and push until cancelled."""
+        """Decide, keep and push until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.time()
         while True:
             self._wake.clear()
-            for service in self._services.values():
-                try:
-                    service.placement.tick(self._clock())
-                    self._push(service)
-                except Exception:
-                    log.exception("placement of %s failed", service.placement.service)
+            names = list(self._touched)
+            if loop.time() >= next_look:
+                names, next_look = list(self._services), loop.time() + TICK
+            self._touched.clear()
+            for name in names:
+                await self._step(name)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK)
+                await asyncio.wait_for(self._wake.wait(), max(0.0, next_look - loop.time()))
+
+    def _touch(self, service: str) -> None:
+        """Something happened to a service: decide now."""
+        self._touched.add(service)
+        self._wake.set()
+
+    async def _step(self, name: str) -> None:
+        """Decide, keep and push for one service; a failure is logged and tried again at the next look."""
+        service = self._services.get(name)
+        if service is None:
+            return
+        try:
+            service.placement.tick(self._clock())
+            decided = service.placement.map
+            if self._persist is not None and decided.generation > service.kept.generation:
+                await self._persist(decided)
+            service.kept = decided
+            if self._services.get(name) is service:
+                self._push(service)
+        except Exception:
+            log.exception("placement of %s failed", name)
 
     # Proxies ------------------------------------------------------------------------------------------------------------
 
@@ -143,24 +202,27 @@ class CoordinationServer:
             yield _refusal(reason)
             return
         peer, name = _Peer(), hello.member.member_id
-        self._members[hello.service][name] = peer
-        reader = asyncio.create_task(self._beats(requests, service.placement, name, peer))
+        service.members[name] = peer
+        self._touch(hello.service)
+        reader = asyncio.create_task(self._beats(requests, service, name, peer))
         try:
             while (message := await peer.queue.get()) is not None:
                 yield message
         finally:
             reader.cancel()
-            if self._members[hello.service].get(name) is peer:
-                del self._members[hello.service][name]
+            if service.members.get(name) is peer:
+                del service.members[name]
 
-    async def _beats(self, requests: AsyncIterator[pb.JoinRequest], placement: ServicePlacement, name: str, peer: _Peer) -> None:
+    async def _beats(self, requests: AsyncIterator[pb.JoinRequest], service: _Service, name: str, peer: _Peer) -> None:
+        """Take a member's beats; one that is no member any more is disconnected, so that it introduces itself anew."""
         try:
             async for request in requests:
-                if name not in placement.states:
+                if name not in service.placement.states:
                     return
-                placement.heartbeat(self._clock(), name, request.heartbeat)
-                self._wake.set()
-                acknowledgement = pb.Acknowledgement(sent_at=request.heartbeat.sent_at, generation=placement.map.generation)
+                service.placement.heartbeat(self._clock(), name, request.heartbeat)
+                self._touch(service.kept.service)
+                self._update_member(service, peer)
+                acknowledgement = pb.Acknowledgement(sent_at=request.heartbeat.sent_at, generation=service.kept.generation)
                 peer.put(pb.JoinResponse(acknowledgement=acknowledgement))
         finally:
             peer.put(None)
@@ -191,54 +253,59 @@ class CoordinationServer:
     # Pushing ------------------------------------------------------------------------------------------------------------
 
     def _push(self, service: _Service) -> None:
-        placement = service.placement
-        for peer in self._members[placement.service].values():
-            if peer.sent.get(placement.service, -1) < placement.map.generation:
-                peer.put(pb.JoinResponse(map=self._update(placement, peer)))
+        for member in service.members.values():
+            self._update_member(service, member)
         route = self._describe(service).SerializeToString(deterministic=True)
-        changed = route != service.route
-        service.route = route
-        for peer in self._activators:
-            if changed or peer.sent.get(placement.service, -1) < placement.map.generation:
-                peer.put(pb.RouteResponse(services=[self._route_of(service, peer)]))
+        changed, service.route = route != service.route, route
+        for activator in self._activators:
+            if changed or activator.sent.get(service.kept.service, -1) < service.kept.generation:
+                activator.put(pb.RouteResponse(services=[self._route_of(service, activator)]))
 
-    def _update(self, placement: ServicePlacement, peer: _Peer) -> pb.MapUpdate:
+    def _update_member(self, service: _Service, peer: _Peer) -> None:
+        """Send a member what it does not have yet."""
+        if peer.sent.get(service.kept.service, -1) < service.kept.generation:
+            peer.put(pb.JoinResponse(map=self._update(service, peer)))
+
+    def _update(self, service: _Service, peer: _Peer) -> pb.MapUpdate:
         """What a peer does not have yet of a map; everything at first."""
-        known = peer.sent.get(placement.service, -1)
-        peer.sent[placement.service] = placement.map.generation
-        changed = enumerate(placement.map.entries) if known < 0 else placement.map.since(known)
+        kept = service.kept
+        known = peer.sent.get(kept.service, -1)
+        peer.sent[kept.service] = kept.generation
+        changed = enumerate(kept.entries) if known < 0 else kept.since(known)
         entries = [
             pb.ShardEntry(shard=s, owner=e.owner, next=e.next, since=e.since, force_after_ms=e.force_after_ms) for s, e in changed
         ]
         return pb.MapUpdate(
-            service=placement.service,
-            shard_count=placement.shard_count,
-            generation=placement.map.generation,
+            service=kept.service,
+            shard_count=kept.shard_count,
+            generation=kept.generation,
             entries=entries,
-            members=placement.members.values(),
+            members=service.placement.members.values(),
             full=known < 0,
         )
 
     def _route_of(self, service: _Service, peer: _Peer) -> pb.ServiceRoute:
         route = self._describe(service)
-        route.map.CopyFrom(self._update(service.placement, peer))
+        route.map.CopyFrom(self._update(service, peer))
         return route
 
     def _describe(self, service: _Service) -> pb.ServiceRoute:
         """A service's route without its shards."""
-        placement = service.placement
-        revision = pb.RevisionRoute(
-            revision=service.revision,
-            container_concurrency=service.container_concurrency,
-            timeout_seconds=service.timeout_seconds,
-            ready_members=placement.ready_members(service.revision),
-        )
+        revisions = [
+            pb.RevisionRoute(
+                revision=revision.name,
+                container_concurrency=revision.container_concurrency,
+                timeout_seconds=revision.timeout_seconds,
+                ready_members=service.placement.ready_members(revision.name),
+            )
+            for revision in service.revisions
+        ]
         return pb.ServiceRoute(
-            map=pb.MapUpdate(service=placement.service),
-            methods=placement.methods,
-            revisions=[revision],
+            map=pb.MapUpdate(service=service.kept.service),
+            methods=service.placement.methods,
+            revisions=revisions,
             hosts=service.hosts,
-            default_revision=service.revision,
+            default_revision=service.default_revision,
         )
 
 

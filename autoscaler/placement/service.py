@@ -1,76 +1,54 @@
 """The placement of one service: members come, beat and go; `tick` turns that into the next map.
 
-Revoke before assign: a planned move is MOVING(owner, next) until the owner reports that it holds the shard no longer, then STABLE(next). A
-dead owner is replaced at once. Safety does not depend on any of this: the journal fences whoever is wrong about it.
+The target (who should have each shard) is kept apart from the map (who has it): each tick takes as many steps from one to the other as the
+budgets allow. Orphans are placed at once. Safety does not depend on any of this: the journal fences whoever is wrong about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
-from autoscaler.placement.allocator import allocate
+from autoscaler.placement.budget import Move, MoveBudget, PlacementSettings
+from autoscaler.placement.convergence import adopt, leavers, moving, orphans, settle
+from autoscaler.placement.members import Membership, MemberState
+from autoscaler.placement.planning import ORPHANS_ONLY, plan
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.shard_map import Entry, ShardMap, free_map
 
-SUSPECT_AFTER = 3.0
-"""Seconds of silence after which a member is taken for dead."""
-LAG_LIMIT = 0.5
-"""A leader that was itself late by more than this gives every member that time on top."""
-FORCE_AFTER_MS = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementSettings:
-    """How eagerly shards move."""
-
-    tolerance: float = 0.10
-    """Accepted distance from the mean load."""
-    max_concurrent_moves: int = 4
-    """Moves at the same time, for each pod that gives or takes."""
-    min_dwell: float = 60.0
-    """Seconds a shard stays before it moves again for balance alone."""
-    rebalance_every: float = 1.0
-    """Seconds between looks at the balance."""
-
-
-@dataclass(slots=True)
-class MemberState:
-    """One proxy process as the leader knows it."""
-
-    member: pb.Member
-    heard: float
-    beats: int = 0
-    generation: int = 0
-    owned: dict[int, int] = field(default_factory=dict)
-    """Shard → epoch, as it reported."""
-    draining: bool = False
-    journal_ok: bool = True
-
-    @property
-    def takes_shards(self) -> bool:
-        """May be given shards."""
-        return self.beats > 0 and not self.draining and self.journal_ok
+__all__ = ["MemberState", "PlacementSettings", "ServicePlacement"]
 
 
 class ServicePlacement:
-    """Members and map of one service. All times are seconds on one monotonic clock of the caller."""
+    """Members and map of one service. All times are seconds on one monotonic clock of the caller; no I/O."""
 
-    def __init__(self, service: str, shard_count: int, settings: PlacementSettings | None = None, generation: int = 0) -> None:
-        """`generation` must be above every one that an earlier life of the map has told: the journal refuses claims under an older one."""
+    def __init__(self, service: str, shard_count: int, settings: PlacementSettings | None = None, kept: ShardMap | None = None) -> None:
+        """`kept` = the map as an earlier leader wrote it; its generation goes on. ValueError when it has another number of shards."""
+        if kept is not None and kept.shard_count != shard_count:
+            raise ValueError(f"{shard_count} shards: the map of {service} has {kept.shard_count}, fixed for its life")
         self.service, self.shard_count = service, shard_count
         self.settings = settings or PlacementSettings()
-        self.map: ShardMap = free_map(service, "", shard_count, generation)
-        self.states: dict[str, MemberState] = {}
+        self.map: ShardMap = kept or free_map(service, "", shard_count)
         self.methods: Sequence[pb.Method] = ()
         self.moves_total = 0
+        self.handoffs: deque[float] = deque(maxlen=1000)
+        """Seconds from the order to the confirmation of the last planned moves."""
+        self._membership = Membership({name for entry in self.map.entries for name in (entry.owner, entry.next)} - {""})
+        self._budget = MoveBudget(self.settings, shard_count)
+        self._traffic: dict[str, float] = {}
         self._load: dict[int, float] = {}
-        self._moved_at: dict[int, float] = {}
-        self._balanced_at = -1e9
-        self._ticked_at: float | None = None
-        self._held_once = False
+        self._moving_since: dict[int, float] = {}
+        self._target: dict[int, str] = {}
+        self._target_for: tuple[frozenset[str], tuple[tuple[str, float], ...]] | None = None
+        self._fresh: set[str] = set()
+        self._next_round = self._balance_from = 0.0
 
     # Members ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def states(self) -> dict[str, MemberState]:
+        """Every living member as the leader knows it."""
+        return self._membership.states
 
     @property
     def members(self) -> dict[str, pb.Member]:
@@ -79,43 +57,33 @@ class ServicePlacement:
 
     def ready_members(self, revision: str | None = None) -> list[str]:
         """Members that take commands, of one revision or of all."""
-        return [n for n, s in self.states.items() if s.takes_shards and revision in (None, s.member.revision)]
+        return self._membership.ready(revision)
 
     def hello(self, now: float, hello: pb.Hello) -> str:
         """A member introduces itself; '' when it is taken, else why not."""
         if hello.shard_count != self.shard_count:
             return f"{hello.shard_count} shards: service {self.service} has {self.shard_count}, fixed for its life"
+        if not hello.member.member_id or not hello.journal_id:
+            return "the first message must name a member and the journal that it has read"
         if self.map.journal_id and hello.journal_id != self.map.journal_id:
             return f"journal {hello.journal_id}: service {self.service} keeps its entities in journal {self.map.journal_id}"
         if not self.map.journal_id:
             self.map = ShardMap(self.service, hello.journal_id, self.map.generation, self.map.entries)
-        for name, state in list(self.states.items()):
-            if state.member.pod == hello.member.pod and name != hello.member.member_id:
-                self.gone(name)
-        known = self.states.get(hello.member.member_id)
-        if known is None:
-            self.states[hello.member.member_id] = MemberState(hello.member, now)
-        else:
-            known.heard = now
+        self._membership.hello(now, hello.member)
         if hello.methods:
             self.methods = list(hello.methods)
         return ""
 
     def heartbeat(self, now: float, member: str, beat: pb.Heartbeat) -> None:
-        """A member is alive, and tells what it holds."""
-        state = self.states.get(member)
-        if state is None:
-            return
-        state.heard, state.beats, state.generation = now, state.beats + 1, beat.generation
-        state.journal_ok = beat.journal_ok
-        state.draining = state.draining or beat.draining
-        state.owned = {shard.shard: shard.epoch for shard in beat.owned}
-        for shard in beat.owned:
-            self._load[shard.shard] = shard.load
+        """A member is alive, and tells what it holds; its word on the load of shards that it does not own is not taken."""
+        if self._membership.heartbeat(now, member, beat):
+            for shard in beat.owned:
+                if shard.shard < self.shard_count and self.map.entries[shard.shard].owner == member:
+                    self._load[shard.shard] = shard.load
 
     def gone(self, member: str) -> None:
         """Proof that a member's process has ended; its shards are placed anew at the next tick."""
-        self.states.pop(member, None)
+        self._membership.gone(member)
 
     def drain(self, member: str) -> None:
         """Move everything away from a member."""
@@ -128,126 +96,100 @@ class ServicePlacement:
         return not (state and state.owned) and not any(member in (e.owner, e.next) for e in self.map.entries)
 
     def load_of(self, member: str) -> float:
-        """Load of the shards that the map gives to a member."""
+        """Load of the shards that the map gives to a member, in handler seconds per second."""
         return sum(self._load.get(shard, 0.0) for shard in self.map.owned_by(member))
+
+    def set_traffic(self, percentages: Mapping[str, float]) -> None:
+        """Share the shards out between revisions by these percentages; empty = all members are one pool."""
+        self._traffic = dict(percentages)
 
     # Decisions ----------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> bool:
         """Decide; True when the map changed."""
-        self._suspect(now)
-        changes: dict[int, Entry] = {}
-        self._converge(changes)
-        self._place_homeless(changes)
-        self._drain_members(changes)
-        if not changes:
-            self._balance(now, changes)
+        self._membership.suspect(now)
+        changes = settle(self.map.entries, self._membership)
+        for shard, entry in changes.items():
+            begun = self._moving_since.pop(shard, None)
+            if entry.owner == self.map.entries[shard].next:
+                self.moves_total += 1
+                if begun is not None:
+                    self.handoffs.append(now - begun)
+        entries = self._with(changes)
+        self._budget.open_tick(now, entries)
+        self._place(now, entries, changes)
+        self._approach(now, self._with(changes), changes)
         before = self.map
         self.map = before.changed(changes)
         return self.map is not before
 
-    def _suspect(self, now: float) -> None:
-        """Take silent members for dead; not if the leader itself was late, nor if too many fall silent at once."""
-        lag = 0.0 if self._ticked_at is None else max(0.0, now - self._ticked_at - 1.0)
-        self._ticked_at = now
-        allowed = SUSPECT_AFTER + (lag if lag > LAG_LIMIT else 0.0)
-        silent = [name for name, state in self.states.items() if now - state.heard > allowed]
-        if len(silent) > 1 and len(silent) * 3 > len(self.states) and not self._held_once:
-            self._held_once = True
-            return
-        self._held_once = False
-        for name in silent:
-            self.gone(name)
+    def _with(self, changes: Mapping[int, Entry]) -> list[Entry]:
+        """The entries as they will be."""
+        return [changes.get(shard, entry) for shard, entry in enumerate(self.map.entries)]
 
-    def _converge(self, changes: dict[int, Entry]) -> None:
-        """Finish moves whose owner has let go or died, and turn back those whose successor died."""
-        for shard, entry in enumerate(self.map.entries):
-            if not entry.moving:
-                continue
-            owner, successor = self.states.get(entry.owner), self.states.get(entry.next)
-            if successor is None or not successor.takes_shards:
-                changes[shard] = Entry(owner=entry.owner) if owner is not None else Entry()
-            elif owner is None or (owner.generation >= entry.since and shard not in owner.owned):
-                changes[shard] = Entry(owner=entry.next)
-                self.moves_total += 1
-
-    def _place_homeless(self, changes: dict[int, Entry]) -> None:
-        """Shards of nobody, or of the dead, go to living members at once."""
-        targets = self.ready_members()
-        homeless = [s for s, e in self._entries(changes) if not e.moving and e.owner not in self.states]
-        if not homeless:
+    def _place(self, now: float, entries: list[Entry], changes: dict[int, Entry]) -> None:
+        """Orphans get an owner at once, and the shards of leaving members move; without another member they are free."""
+        homeless, leaving = orphans(entries, self._membership), leavers(entries, self._membership)
+        if not homeless and not leaving:
             return
-        if not targets:
-            for shard in homeless:
-                if self.map.entries[shard].owner:
+        target = self._plan(entries, ORPHANS_ONLY)
+        for shard, entry in adopt(homeless, entries, self._membership, target).items():
+            self.moves_total += bool(entry.owner and entries[shard].owner)
+            changes[shard] = entry
+        for shard in leaving:
+            owner = entries[shard].owner
+            if not target:
+                if not self._membership.arriving():
                     changes[shard] = Entry()
-            return
-        plan = self._plan(changes, targets, tolerance=1e9)
-        for shard in homeless:
-            if self.map.entries[shard].owner:
-                self.moves_total += 1
-            changes[shard] = Entry(owner=plan[shard])
+            elif self._budget.take(now, Move.DRAIN, shard, owner, target[shard]):
+                self._begin(now, changes, shard, owner, target[shard])
 
-    def _drain_members(self, changes: dict[int, Entry]) -> None:
-        """Shards of leaving members move to the others; without others nobody owns them."""
-        leaving = {name for name, state in self.states.items() if state.draining or not state.journal_ok}
-        if not leaving:
-            return
-        targets = self.ready_members()
-        if not targets and any(state.beats == 0 for state in self.states.values()):
-            return
-        plan = self._plan(changes, targets, tolerance=1e9) if targets else {}
-        for shard, entry in self._entries(changes):
-            if entry.owner in leaving and not entry.moving:
-                changes[shard] = self._moving(entry.owner, plan[shard]) if plan else Entry()
-
-    def _balance(self, now: float, changes: dict[int, Entry]) -> None:
-        """Planned moves for balance, within the budgets."""
-        targets = self.ready_members()
-        if len(targets) < 2 or now - self._balanced_at < self.settings.rebalance_every:
-            return
-        self._balanced_at = now
-        plan = self._plan(changes, targets, self.settings.tolerance)
-        empty = set(targets).difference(e.owner for e in self.map.entries)
-        busy = dict.fromkeys(targets, 0)
-        for entry in self.map.entries:
-            if entry.moving:
-                for name in (entry.owner, entry.next):
-                    busy[name] = busy.get(name, 0) + 1
-                empty.discard(entry.next)
-        filling = empty | {e.next for e in self.map.entries if e.moving}
-        for shard, entry in enumerate(self.map.entries):
-            target = plan[shard]
-            if entry.moving or entry.owner == target or entry.owner not in busy:
+    def _approach(self, now: float, entries: list[Entry], changes: dict[int, Entry]) -> None:
+        """Begin moves towards the target, within the budgets."""
+        self._aim(now, entries)
+        wished = list(self._wished(entries))
+        self._fresh.intersection_update({taker for _, _, taker, _ in wished} | {e.next for e in entries if e.moving})
+        busy_growing = bool(self._fresh) or self._membership.arriving()
+        for shard, owner, taker, move in wished:
+            if move is Move.BALANCE and (busy_growing or now < self._balance_from):
                 continue
-            rested = now - self._moved_at.get(shard, -1e9) >= self.settings.min_dwell
-            if not rested and target not in filling and self._held(target) > 0:
+            if self._budget.take(now, move, shard, owner, taker):
+                self._begin(now, changes, shard, owner, taker)
+
+    def _wished(self, entries: list[Entry]) -> Iterator[tuple[int, str, str, Move]]:
+        """Shards at rest with a ready member that another one should have."""
+        ready = set(self._membership.ready())
+        for shard, taker in self._target.items():
+            entry = entries[shard]
+            if entry.moving or entry.owner == taker or entry.owner not in ready or taker not in ready:
                 continue
-            if max(busy[entry.owner], busy[target]) < self.settings.max_concurrent_moves:
-                busy[entry.owner] += 1
-                busy[target] += 1
-                changes[shard] = self._moving(entry.owner, target)
-                self._moved_at[shard] = now
+            revisions = (self.states[entry.owner].member.revision, self.states[taker].member.revision)
+            if self._traffic and revisions[0] != revisions[1]:
+                yield shard, entry.owner, taker, Move.ROLLOUT
+            else:
+                yield shard, entry.owner, taker, Move.FILL if taker in self._fresh else Move.BALANCE
 
-    def _held(self, member: str) -> int:
-        state = self.states.get(member)
-        return len(state.owned) if state is not None else 0
+    def _aim(self, now: float, entries: list[Entry]) -> None:
+        """Renew the target when members or traffic have changed, and once a round."""
+        ready = self._membership.ready()
+        wanted = (frozenset(ready), tuple(sorted(self._traffic.items())))
+        if wanted != self._target_for:
+            known = self._target_for[0] if self._target_for is not None else frozenset()
+            named = {name for entry in entries for name in (entry.owner, entry.next)}
+            self._fresh = {name for name in ready if name in self._fresh or (name not in known and name not in named)}
+            self._target_for = wanted
+            self._balance_from = now + self.settings.round_seconds
+        elif now < self._next_round:
+            return
+        self._next_round = now + self.settings.round_seconds
+        self._target = self._plan(entries, self.settings.tolerance)
 
-    def _moving(self, owner: str, successor: str) -> Entry:
-        return Entry(owner=owner, next=successor, force_after_ms=FORCE_AFTER_MS)
+    def _begin(self, now: float, changes: dict[int, Entry], shard: int, owner: str, taker: str) -> None:
+        changes[shard] = moving(owner, taker)
+        self._moving_since[shard] = now
 
-    def _entries(self, changes: dict[int, Entry]) -> Iterable[tuple[int, Entry]]:
-        """The map as it will be with `changes`."""
-        return [(shard, changes.get(shard, entry)) for shard, entry in enumerate(self.map.entries)]
-
-    def _plan(self, changes: dict[int, Entry], targets: list[str], tolerance: float) -> dict[int, str]:
-        names = [str(shard) for shard in range(self.shard_count)]
-        current = {str(shard): entry.next or entry.owner for shard, entry in self._entries(changes)}
-        plan = allocate(names, targets, current, self._weights(), tolerance)
-        return {int(shard): member for shard, member in plan.items()}
-
-    def _weights(self) -> dict[str, float]:
-        """Measured load with a floor, so that idle shards spread evenly too; all alike while nothing is known."""
-        known = sum(self._load.values())
-        floor = known / self.shard_count * 0.5 if known > 0 else 1.0
-        return {str(shard): self._load.get(shard, 0.0) + floor for shard in range(self.shard_count)}
+    def _plan(self, entries: Sequence[Entry], tolerance: float) -> dict[int, str]:
+        """Shard → ready member; empty when there is none."""
+        revision_of = {name: self.states[name].member.revision for name in self._membership.ready()}
+        holder = [entry.next or entry.owner for entry in entries]
+        return plan(self.service, holder, revision_of, self._traffic, self._load, tolerance)

@@ -8,13 +8,14 @@ from autoscaler.placement.service import ServicePlacement
 from cloudstate_core.journal.api import Claim, Claimed, Outcome, Stale
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.shard_map import free_map
 
 SHARDS = 4
 
 
 def placed(generation: int) -> ServicePlacement:
     """A placement with one ready member that owns every shard."""
-    placement = ServicePlacement("default/cart", SHARDS, generation=generation)
+    placement = ServicePlacement("default/cart", SHARDS, kept=free_map("default/cart", "", SHARDS, generation))
     member = pb.Member(member_id="pod/1", pod="pod", revision="cart-1")
     assert placement.hello(0.0, pb.Hello(service="default/cart", member=member, journal_id="j", shard_count=SHARDS)) == ""
     placement.heartbeat(0.0, "pod/1", pb.Heartbeat(journal_ok=True))

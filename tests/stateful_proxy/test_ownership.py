@@ -396,6 +396,19 @@ def test_a_leaving_proxy_seals_what_nobody_takes_and_claims_nothing(journal: Mem
     assert isinstance(a.link.operations[-1], Seal)
 
 
+def test_a_call_that_waits_for_the_last_seal_is_let_go(journal: MemoryJournal, start: ShardMap) -> None:
+    a = Node("a", journal)
+    a.see(start.changed({0: Entry("a")}))
+    a.link.holding = True
+    a.ownership.drain_all()
+    a.batch.flush()
+    assert isinstance(a.admit(), Waiting)
+    a.wait(1)
+    a.link.release()
+    assert a.woken == [1]
+    assert isinstance(a.admit(), Unowned)
+
+
 def _current(journal: MemoryJournal, token: Token, shard: int = 0) -> bool:
     outcomes: list[Outcome] = []
     journal.submit([Check(shard, token)], outcomes.extend)
