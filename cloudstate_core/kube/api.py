@@ -12,19 +12,19 @@ from typing import Any, Generic, TypeVar
 
 from cloudstate_core.kube.objects import Object
 
-T = TypeVar("T", bound=Object)
+T_co = TypeVar("T_co", bound=Object, covariant=True)
 Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(Generic[T_co]):
     """A resource of the API. `group` is '' for the core group; `model` = the struct its objects are read as."""
 
     group: str
     version: str
     plural: str
     kind: str
-    model: type[T]
+    model: type[T_co]
 
     @property
     def api_version(self) -> str:
