@@ -74,7 +74,7 @@ class RevisionController(Replica):
         revisions, stores = Cache(client, kinds.REVISION), Cache(client, kinds.STATEFUL_STORE)
         pairings = Pairings(revisions, stores, recorder, self._config.default_store)
         status = StoreStatus(client, stores, recorder)
-        trust = Controller("certificates", Trust(client, self._settings.namespace).ensure, workers=1)
+        trust = Controller("certificates", Trust(client, self._settings.namespace, self._settings.names).ensure, workers=1)
         store_loop = Controller("statefulstores", status.reconcile, workers=2)
         pairing_loop = Controller("pairings", pairings.reconcile, workers=2)
 

@@ -22,6 +22,8 @@ class Settings:
     coordinator: str
     """Where proxies find the leader, host:port."""
     host: str = "0.0.0.0"
+    names: tuple[str, ...] = ()
+    """What the API server calls the webhook, when that is not its Service (a controller outside the cluster)."""
     kubeconfig: str = ""
 
 
@@ -48,6 +50,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         admin_port=port("ADMIN_PORT", 8558),
         proxy_image=text("PROXY_IMAGE"),
         coordinator=text("CLOUDSTATE_COORDINATOR", f"cloudstate-autoscaler.{namespace}.svc.cluster.local:8101"),
+        names=tuple(environment.get("WEBHOOK_NAMES", "").split()),
         host=environment.get("WEBHOOK_HOST", "0.0.0.0"),
         kubeconfig=environment.get("KUBECONFIG", ""),
     )

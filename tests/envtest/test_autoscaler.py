@@ -3,88 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import secrets
-import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
 import grpc.aio
 import pytest
+from envtest.conftest import Component, eventually, free_port
 
 from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.api import KubeError
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 
 CLASS = {"autoscaling.knative.dev/class": "concurrency.cloudstate.io"}
 ACTIVATOR_LABELS = {"app.kubernetes.io/component": "activator", "app.kubernetes.io/part-of": "cloudstate-knative"}
-T = TypeVar("T")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 60) -> T:
-    """Look until the state holds; fails with what was seen last."""
-    deadline = asyncio.get_running_loop().time() + limit
-    seen: Any = None
-    while asyncio.get_running_loop().time() < deadline:
-        with contextlib.suppress(KubeError):
-            seen = await look()
-            if holds(seen):
-                return seen  # type: ignore[no-any-return]
-        await asyncio.sleep(0.05)
-    pytest.fail(f"{what} never held; last seen: {seen}")
+def autoscaler_of(namespace: str) -> tuple[Component, int]:
+    """A replica of the autoscaler, and its port; the test's namespace stands for the installation's."""
+    port = free_port()
+    own = {"POD_IP": "127.0.0.1", "POD_NAMESPACE": namespace, "AUTOSCALER_PORT": str(port), "AUTOSCALER_ADMIN_PORT": str(free_port())}
+    return Component("autoscaler", own | {"AUTOSCALER_TICK": "500ms"}), port
 
 
 @pytest.fixture
-async def kube() -> AsyncIterator[KubeClient]:
-    client = await KubeClient.connect(os.environ["CLOUDSTATE_ENVTEST"])
-    yield client
-    await client.close()
-
-
-@pytest.fixture
-async def namespace(kube: KubeClient) -> AsyncIterator[str]:
-    name = f"t-{secrets.token_hex(4)}"
-    await kube.create(kinds.NAMESPACE, "", {"metadata": {"name": name}})
-    yield name
-    await kube.delete(kinds.NAMESPACE, "", name)
-
-
-class Process:
-    """A replica of the autoscaler; its own namespace stands for the installation's."""
-
-    def __init__(self, namespace: str) -> None:
-        self.namespace, self.port, self.admin = namespace, free_port(), free_port()
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        own = {
-            "POD_NAME": f"autoscaler-{secrets.token_hex(2)}", "POD_IP": "127.0.0.1", "POD_NAMESPACE": self.namespace,
-            "KUBECONFIG": os.environ["CLOUDSTATE_ENVTEST"], "AUTOSCALER_PORT": str(self.port), "AUTOSCALER_ADMIN_PORT": str(self.admin),
-            "AUTOSCALER_TICK": "500ms",
-        }  # fmt: skip
-        self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "autoscaler", env={**os.environ, **own})
-
-    async def stop(self) -> int:
-        assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        return await asyncio.wait_for(self.process.wait(), 30)
-
-
-@pytest.fixture
-async def autoscaler(namespace: str) -> AsyncIterator[Process]:
-    process = Process(namespace)
+async def autoscaler(namespace: str) -> AsyncIterator[int]:
+    process, port = autoscaler_of(namespace)
     await process.start()
-    yield process
+    yield port
     assert await process.stop() == 0
 
 
@@ -171,8 +115,8 @@ class Activator:
 
 
 @pytest.fixture
-async def activator(autoscaler: Process) -> AsyncIterator[Activator]:
-    made = Activator(autoscaler.port)
+async def activator(autoscaler: int) -> AsyncIterator[Activator]:
+    made = Activator(autoscaler)
     yield made
     await made.close()
 
