@@ -92,4 +92,13 @@ need() { # NAME…: make what is missing and set DIR[NAME]. One build at a time 
   fi
 }
 
+ENGINE_STATE=/run/cloudstate-docker # short: sockets in it must not exceed 108 bytes
+
+engine_answers() { # the machine's own container engine, or else the private one; sets DOCKER_HOST for the latter
+  docker info >/dev/null 2>&1 && return
+  [ -S "$ENGINE_STATE/docker.sock" ] || return
+  export DOCKER_HOST=unix://$ENGINE_STATE/docker.sock
+  docker info >/dev/null 2>&1
+}
+
 source "$HERE/artefacts.sh"
