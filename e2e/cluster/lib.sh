@@ -73,23 +73,28 @@ make_artefact() { # NAME FOLDER
   find "$STORE" -mindepth 1 -maxdepth 1 -name "$1-*" -mtime +14 -exec rm -rf {} +
 }
 
-need() { # NAME…: make what is missing and set DIR[NAME]. One build at a time on a machine: a second one waits, then finds all made.
-  local name outer=${LOCKED:-}
-  if [ -z "$outer" ]; then
+locked() { # COMMAND…: one build at a time on a machine; a second one waits, then finds all made
+  if [ -n "${LOCKED:-}" ]; then
+    "$@"
+  else
     exec 9>"$CACHE/lock"
     flock 9
     LOCKED=yes
     rm -rf "$STORE"/.making-* # of killed builds
+    "$@"
+    unset LOCKED
+    exec 9>&-
   fi
+}
+
+need() { locked need_all "$@"; } # NAME…: make what is missing and set DIR[NAME]
+need_all() {
+  local name
   for name; do
     DIR[$name]=$STORE/$name-$(key "$name")
     [ -d "${DIR[$name]}" ] || timed make_artefact "$name" "${DIR[$name]}"
     touch "${DIR[$name]}"
   done
-  if [ -z "$outer" ]; then
-    unset LOCKED
-    exec 9>&-
-  fi
 }
 
 ENGINE_STATE=/run/cloudstate-docker # short: sockets in it must not exceed 108 bytes
