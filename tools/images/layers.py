@@ -6,16 +6,18 @@ interpreter of the base layer itself, so that a read-only root file system start
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LISTS = ROOT / "deploy/images"
 USER = 65532
-PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 # of the standard library, what no service uses
 UNUSED = ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "tkinter", "turtledemo", "distutils")
 KEPT_SHARE = {"ca-certificates", "zoneinfo"}
@@ -67,27 +69,28 @@ def loader(system: pathlib.Path) -> list[str]:
     return [str(found), "--library-path", libraries]
 
 
+def python(system: pathlib.Path, *arguments: str, path: pathlib.Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run the interpreter of the image, not the one that runs this; `path` is where it finds more modules."""
+    environment = {**os.environ, "PYTHONHOME": str(system / "usr"), "PYTHONPATH": str(path or ""), "LC_ALL": "C.UTF-8"}
+    command = [*loader(system), str(system / "usr/bin/python3.11"), "-s", "-B", *arguments]
+    return subprocess.run(command, env=environment, check=False)
+
+
 def compile_python(system: pathlib.Path, folder: pathlib.Path, home: str) -> None:
     """Compile all modules in a folder, which is `home` in the image. The byte code is trusted: files of an image do not change."""
-    python = [*loader(system), str(system / "usr/bin/python3.11"), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    done = subprocess.run(
-        [*python, "-s", str(folder), "-p", home, str(folder)],
-        env={"PYTHONHOME": str(system / "usr"), "LC_ALL": "C.UTF-8"},
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode > 1:  # 1: a module for another version of Python cannot be compiled
-        raise subprocess.CalledProcessError(done.returncode, done.args)
+    how = ("-q", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", home)
+    python(system, "-m", "compileall", *how, str(folder))  # its result is of no use: some modules are for other versions of Python
 
 
 def dependencies(folder: pathlib.Path, system: pathlib.Path, wanted: Sequence[str], wheels: Sequence[pathlib.Path]) -> None:
-    """Python packages from wheels for the image's Python, whatever this Python is."""
-    machine = "aarch64" if "aarch64" in loader(system)[0] else "x86_64"
-    platforms = [argument for name in PLATFORMS for argument in ("--platform", f"{name}_{machine}")]
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--no-compile"]
-    into = ["--target", str(folder), "--only-binary=:all:", "--implementation=cp", "--python-version=3.11", *platforms]
-    if wanted:
-        subprocess.run([*pip, *into, *wanted], check=True)
+    """Python packages from wheels, chosen by the image's own interpreter: requirements can depend on its exact version."""
+    found = importlib.util.find_spec("pip")
+    if found is None or found.origin is None:
+        raise SystemExit(f"{sys.executable} has no pip to install dependencies with")
+    with tempfile.TemporaryDirectory() as scratch:
+        (pathlib.Path(scratch) / "pip").symlink_to(pathlib.Path(found.origin).parent)
+        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--no-compile")
+        python(system, *pip, "--only-binary=:all:", "--target", str(folder), *wanted, path=pathlib.Path(scratch)).check_returncode()
     for wheel in wheels:
         shutil.unpack_archive(wheel, folder, "zip")
     _remove(folder / "bin")
