@@ -179,18 +179,20 @@ class RevisionRoute(_message.Message):
     def __init__(self, revision: _Optional[str] = ..., container_concurrency: _Optional[int] = ..., timeout_seconds: _Optional[int] = ..., ready_members: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceRoute(_message.Message):
-    __slots__ = ("map", "methods", "revisions", "hosts", "default_revision")
+    __slots__ = ("map", "methods", "revisions", "hosts", "default_revision", "plain")
     MAP_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     REVISIONS_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
     map: MapUpdate
     methods: _containers.RepeatedCompositeFieldContainer[Method]
     revisions: _containers.RepeatedCompositeFieldContainer[RevisionRoute]
     hosts: _containers.RepeatedScalarFieldContainer[str]
     default_revision: str
-    def __init__(self, map: _Optional[_Union[MapUpdate, _Mapping]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., revisions: _Optional[_Iterable[_Union[RevisionRoute, _Mapping]]] = ..., hosts: _Optional[_Iterable[str]] = ..., default_revision: _Optional[str] = ...) -> None: ...
+    plain: bool
+    def __init__(self, map: _Optional[_Union[MapUpdate, _Mapping]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., revisions: _Optional[_Iterable[_Union[RevisionRoute, _Mapping]]] = ..., hosts: _Optional[_Iterable[str]] = ..., default_revision: _Optional[str] = ..., plain: _Optional[bool] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("services",)
