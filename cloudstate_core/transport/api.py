@@ -23,10 +23,10 @@ Header = tuple[str, bytes]
 
 # Kinds of events. Plain integers: they are compared on the innermost path.
 CALL = 0
-"""gRPC call began. id = call, data = first message, detail = `(path, complete, picked, peeked)`: `path` is '/pkg.Service/Method';
-`complete` False when more request messages may follow (only for streaming paths and peeking listeners);
-`picked` = tuple of the values (bytes, b'' when absent, the last one of several) of `ListenOptions.pick`, in that order;
-`peeked` False (peeking listeners only): data is b'' since the first message has not come yet, or cannot be read (`peek` tells).
+"""gRPC call began. id = call, data = first message, detail = `(path, complete, picked)`: `path` is '/pkg.Service/Method';
+`complete` False when more request messages may follow (only for streaming paths and peeking listeners), None (peeking listeners only)
+when the first message has not come yet or cannot be read: data is b'' then, and `peek` tells more;
+`picked` = tuple of the values (bytes, b'' when absent, the last one of several) of `ListenOptions.pick`, in that order.
 Unary paths are told only when the request is complete and well-formed (exactly one message)."""
 CALL_MESSAGE = 1
 """A further request message of a streaming call, or what `peek` asked for. id = call, data = message, detail = None."""
@@ -172,7 +172,7 @@ class Transport(Protocol):
         passed on as such; once the upstream has agreed (101), bytes pass both ways until both sides have ended."""
 
     def peek(self, call: int) -> None:
-        """Tell the first message of a call that was told without it (`peeked` False): CALL_MESSAGE follows, b'' when the call has none, or
+        """Tell the first message of a call that was told without it (`complete` None): CALL_MESSAGE follows, b'' when the call has none, or
         CALL_CANCELLED when the backend had to refuse the message (its size, its compression)."""
 
     def limit(self, call: int, seconds: float) -> None:

@@ -189,21 +189,22 @@ class Calls:
 
     async def _begin(self, call: Call, options: ListenOptions) -> bool:
         """Read what policy must see before it is told: the first message, and for a unary call that it is the only one."""
-        streaming, peeked, first = call.path in options.streaming_paths, True, None
+        streaming, first = call.path in options.streaming_paths, None
+        complete: bool | None = not (streaming or options.peek)
         try:
             async with asyncio.timeout(PEEK_PATIENCE if options.peek and not streaming else None):
                 first = await call.requests.get(0)
+            complete = complete or first is None
         except TimeoutError:
-            peeked = False
+            complete = None
         if not streaming and not options.peek and (first is None or await call.requests.get(1) is not None):
             call.end(grpc.StatusCode.INTERNAL, f"{call.path}: a unary call takes exactly one request message", ())
             return False
-        complete = (first is None and peeked) or not (streaming or options.peek)
         self._calls[call.number] = call
         metadata = grpcio_wire.headers(call.context.invocation_metadata())
         picked = tuple(next((value for name, value in reversed(metadata) if name == wanted), b"") for wanted in options.pick)
-        self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked, peeked)))
-        if streaming and not complete:
+        self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked)))
+        if streaming and complete is False:
             self._loop.spawn(self._tell_messages(call))
         return True
 
