@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from autoscaler.placement.plain import PlainMembers
 from autoscaler.placement.service import PlacementSettings, ServicePlacement
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.shard_map import ShardMap, free_map
@@ -62,7 +63,7 @@ class _Peer:
 
 @dataclass(slots=True)
 class _Service:
-    placement: ServicePlacement
+    placement: ServicePlacement | PlainMembers
     hosts: Sequence[str]
     default_revision: str
     revisions: Sequence[RevisionSpec]
@@ -71,6 +72,8 @@ class _Service:
     members: dict[str, _Peer] = field(default_factory=dict)
     route: bytes = b""
     """The last route pushed, without the map: to see whether it changed."""
+    step: asyncio.Task[None] | None = None
+    """The present decision, or the last one: one at a time."""
 
 
 class CoordinationServer:
@@ -109,12 +112,18 @@ class CoordinationServer:
         self._services[name] = _Service(placement, tuple(hosts), default_revision, (revision,), first)
         return placement
 
+    def add_plain(self, name: str) -> PlainMembers:
+        """Take in a service without a proxy (`set_routes` must follow); its members, to be told by the caller, with a `touch` after."""
+        members = PlainMembers(name)
+        self._services[name] = _Service(members, (), "", (), members.map)
+        return members
+
     def set_routes(self, service: str, hosts: Sequence[str], default_revision: str, revisions: Sequence[RevisionSpec]) -> None:
         """New hosts, revisions and traffic percentages; shards follow the percentages. KeyError for an unknown service."""
         found = self._services[service]
         found.hosts, found.default_revision, found.revisions = tuple(hosts), default_revision, tuple(revisions)
         found.placement.set_traffic({revision.name: revision.percent for revision in revisions} if len(revisions) > 1 else {})
-        self._touch(service)
+        self.touch(service)
 
     def remove_service(self, name: str) -> None:
         """Forget a service: its members' streams end, and activators learn that nothing leads to it any more."""
@@ -135,7 +144,7 @@ class CoordinationServer:
             for name, member in found.placement.members.items():
                 if member.pod == pod:
                     found.placement.gone(name)
-            self._touch(service)
+            self.touch(service)
 
     async def start(self, host: str, port: int) -> int:
         """Serve; returns the bound port."""
@@ -148,7 +157,10 @@ class CoordinationServer:
         return bound
 
     async def stop(self) -> None:
-        """End every stream."""
+        """Decide nothing more and end every stream."""
+        for service in self._services.values():
+            if service.step is not None:
+                service.step.cancel()
         if self._server is not None:
             await self._server.stop(0.2)
 
@@ -163,24 +175,32 @@ class CoordinationServer:
                 names, next_look = list(self._services), loop.time() + TICK
             self._touched.clear()
             for name in names:
-                await self._step(name)
+                self._begin_step(name)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.0, next_look - loop.time()))
 
-    def _touch(self, service: str) -> None:
+    def touch(self, service: str) -> None:
         """Something happened to a service: decide now."""
         self._touched.add(service)
         self._wake.set()
 
-    async def _step(self, name: str) -> None:
-        """Decide, keep and push for one service; a failure is logged and tried again at the next look."""
+    def _begin_step(self, name: str) -> None:
+        """Decide for one service beside the others: keeping its map may take a while."""
         service = self._services.get(name)
         if service is None:
             return
+        if service.step is not None and not service.step.done():
+            self._touched.add(name)
+            return
+        service.step = asyncio.create_task(self._step(name, service))
+        service.step.add_done_callback(lambda _: self._wake.set() if name in self._touched else None)
+
+    async def _step(self, name: str, service: _Service) -> None:
+        """Decide, keep and push for one service; a failure is logged and tried again at the next look."""
         try:
             service.placement.tick(self._clock())
             decided = service.placement.map
-            if self._persist is not None and decided.generation > service.kept.generation:
+            if self._persist is not None and decided.shard_count and decided.generation > service.kept.generation:
                 await self._persist(decided)
             service.kept = decided
             if self._services.get(name) is service:
@@ -203,7 +223,7 @@ class CoordinationServer:
             return
         peer, name = _Peer(), hello.member.member_id
         service.members[name] = peer
-        self._touch(hello.service)
+        self.touch(hello.service)
         reader = asyncio.create_task(self._beats(requests, service, name, peer))
         try:
             while (message := await peer.queue.get()) is not None:
@@ -220,7 +240,7 @@ class CoordinationServer:
                 if name not in service.placement.states:
                     return
                 service.placement.heartbeat(self._clock(), name, request.heartbeat)
-                self._touch(service.kept.service)
+                self.touch(service.kept.service)
                 self._update_member(service, peer)
                 acknowledgement = pb.Acknowledgement(sent_at=request.heartbeat.sent_at, generation=service.kept.generation)
                 peer.put(pb.JoinResponse(acknowledgement=acknowledgement))
@@ -306,6 +326,7 @@ class CoordinationServer:
             revisions=revisions,
             hosts=service.hosts,
             default_revision=service.default_revision,
+            plain=isinstance(service.placement, PlainMembers),
         )
 
 

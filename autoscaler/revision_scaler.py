@@ -52,6 +52,11 @@ class _Measured:
             )
         )
 
+    def take_over(self, old: _Measured) -> None:
+        """Go on with the windows and the panic of an earlier configuration."""
+        self.stable, self.panic, self.sample = old.stable, old.panic, old.sample
+        self.decider.panic_since, self.decider.panic_maximum = old.decider.panic_since, old.decider.panic_maximum
+
     def record(self, now: float, value: float) -> None:
         """One value counts for each second, so that a tick's length does not change the average.
 
@@ -82,8 +87,30 @@ class RevisionScaler:
         self._initialized = settings.initial == 0
         self._demanded = False
         self._reachable = True
+        self._told = Activity.NEVER
         self._begun = False
         self._last, self._changed_at, self._grew = 0, -math.inf, False
+
+    def resume(self, initialized: bool, active: str | None) -> None:
+        """Go on from what an earlier leader told: whether the initial scale was reached, and the Active condition (None = never set)."""
+        self._initialized = self._initialized or initialized
+        self._told = next((a for a in Activity if a.value == active), Activity.NEVER)
+
+    def reconfigure(self, settings: ScaleSettings) -> None:
+        """Decide by other settings from now on; a demand whose windows stay as they are keeps what it measured."""
+        before = {measured.type: measured for measured in self._measured}
+        same_windows = (settings.stable_window, settings.panic_percentage, settings.aggregation) == (
+            self.settings.stable_window,
+            self.settings.panic_percentage,
+            self.settings.aggregation,
+        )
+        self.settings = settings
+        self._measured = [_Measured(demand, settings) for demand in settings.demands]
+        for measured in self._measured:
+            old = before.get(measured.type)
+            if old is not None and same_windows:
+                measured.take_over(old)
+        self._reach(self._reachable)
 
     def record(self, now: float, concurrency: float, requests: float, function_concurrency: float = 0.0) -> None:
         """Requests in flight, requests per second, commands at the user function: of all pods together."""
@@ -113,8 +140,10 @@ class RevisionScaler:
         return ScaleDecision(want, desired, in_panic, stable, panic, self._activity.value)
 
     def _begin(self, now: float, ready: int, replicas: int) -> None:
-        """A fleet that is there already is not cut down before its load has been measured."""
+        """A fleet that is there already is not cut down before its load has been measured, nor a first pod before it was up."""
         self._begun, self._last = True, replicas
+        told = self._told if self._told is not Activity.NEVER or not replicas else Activity.ACTIVATING
+        self._become(told, now)
         for measured in self._measured:
             measured.decider = Decider(measured.decider.settings, ready, now)
 

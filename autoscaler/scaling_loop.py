@@ -14,6 +14,7 @@ from typing import Protocol
 
 from autoscaler.fleet import Phase, PodView, step
 from autoscaler.revision_scaler import RevisionScaler, ScaleDecision
+from autoscaler.settings import ScaleSettings
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class ScalingLoop:
         initial_scale: int = 0,
     ) -> None:
         self.state = ScalingState(wanted=initial_scale)
+        self.reachable = True
+        """False when no route leads to this revision."""
         self._scaler, self._driver, self._shards, self._clock, self._tick = scaler, driver, shards, clock, tick
         self._latest: dict[str, tuple[float, float]] = {}
         self._requests = 0.0
@@ -104,6 +107,10 @@ class ScalingLoop:
         self._requests += requests
         if concurrency > 0 and self.state.wanted == 0:
             self._poke.set()
+
+    def reconfigure(self, settings: ScaleSettings) -> None:
+        """Decide by other settings from now on."""
+        self._scaler.reconfigure(settings)
 
     def wake(self) -> None:
         """Decide now: something else than statistics has changed (a pod ended or became ready)."""
@@ -133,8 +140,8 @@ class ScalingLoop:
             return
         self._record(now)
         self.state.draining = {p.name: at for p in pods if (at := self.state.draining.get(p.name)) is not None}
-        ready = sum(self._is_ready(pod) for pod in pods)
-        decision = self._scaler.decide(now, ready=ready, replicas=len(pods))
+        ready = sum(self.is_ready(pod) for pod in pods)
+        decision = self._scaler.decide(now, ready=ready, replicas=len(pods), reachable=self.reachable)
         self.state.ready, self.state.decision, self.state.wanted = ready, decision, decision.replicas_wanted
         await self._act(now, decision.replicas_wanted, pods)
 
@@ -149,7 +156,8 @@ class ScalingLoop:
         self._scaler.record(now, self.state.concurrency, self._requests / max(MIN_INTERVAL, now - self._recorded_at))
         self._requests, self._recorded_at = 0.0, now
 
-    def _is_ready(self, pod: Pod) -> bool:
+    def is_ready(self, pod: Pod) -> bool:
+        """True for a pod that takes calls and is not about to leave."""
         return pod.phase is not Phase.STOPPING and pod.name not in self.state.draining and self._shards.is_member(pod.name)
 
     async def _act(self, now: float, wanted: int, pods: Sequence[Pod]) -> None:

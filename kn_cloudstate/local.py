@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autoscaler.coordination import CoordinationServer
+from autoscaler.placement.by_pod import ShardsByPod
 from autoscaler.placement.service import ServicePlacement
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import ScalingLoop
@@ -36,36 +37,6 @@ START_LIMIT = 15.0
 
 class StartError(Exception):
     """The installation cannot start: says what, where and which rule."""
-
-
-class ShardsByPod:
-    """A service's placement as the scaling loop sees it: by pod instead of by proxy process."""
-
-    def __init__(self, placement: ServicePlacement) -> None:
-        self._placement = placement
-
-    def _member(self, pod: str) -> str | None:
-        return next((m for m, member in self._placement.members.items() if member.pod == pod), None)
-
-    def load_of_pod(self, pod: str) -> float:
-        """Load of the shards the pod owns."""
-        member = self._member(pod)
-        return 0.0 if member is None else self._placement.load_of(member)
-
-    def shards_of_pod(self, pod: str) -> int:
-        """Shards the pod owns or is about to receive."""
-        member = self._member(pod)
-        return 0 if member is None else sum(member in (e.owner, e.next) for e in self._placement.map.entries)
-
-    def is_member(self, pod: str) -> bool:
-        """True once the pod takes commands."""
-        member = self._member(pod)
-        return member is not None and member in self._placement.ready_members()
-
-    def drain_pod(self, pod: str) -> None:
-        """Move the pod's shards away, or free them when no other pod is left."""
-        if (member := self._member(pod)) is not None:
-            self._placement.drain(member)
 
 
 @dataclass(slots=True)

@@ -126,12 +126,13 @@ class Proxy:
         assert self._journal is not None
         assert self._model is not None
         settings = self.settings
+        host = settings.reachable_host
         member = pb.Member(
             member_id=self._member,
             pod=settings.pod,
             revision=settings.revision,
-            data_address=f"{settings.host}:{data_port}",
-            peer_address=f"{settings.host}:{peer_port}",
+            data_address=f"{host}:{settings.advertise_port or data_port}",
+            peer_address=f"{host}:{peer_port}",
         )
         return pb.Hello(
             service=settings.service,

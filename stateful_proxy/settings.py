@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,17 @@ class Settings:
     passivation: float
     """Idle seconds after which an entity leaves memory."""
     transport: str
+    advertise_host: str = ""
+    """Where others reach this proxy, when it is bound to every address; empty: found by the host's own name."""
+    advertise_port: int = 0
+    """Port that calls are sent to, when something in front takes them (queue-proxy in a pod); 0: the data port."""
+
+    @property
+    def reachable_host(self) -> str:
+        """The address that others are told."""
+        if self.advertise_host:
+            return self.advertise_host
+        return socket.gethostbyname(socket.gethostname()) if self.host in ("0.0.0.0", "::", "[::]") else self.host
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
@@ -62,10 +74,12 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         coordinator=text("COORDINATOR", ""),
         service=service,
         revision=text("REVISION", ""),
-        pod=text("POD", "local"),
+        pod=text("POD", "") or environment.get("HOSTNAME", "local"),
         shards=number("SHARDS", 256, 1, 4096),
         passivation=_seconds(text("PASSIVATION_TIMEOUT", "30s")),
         transport=text("TRANSPORT", "auto"),
+        advertise_host=text("ADVERTISE_HOST", ""),
+        advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
 
 

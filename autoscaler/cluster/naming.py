@@ -1,0 +1,47 @@
+"""Names, labels and ports that the autoscaler shares with Knative and with the other components."""
+
+from __future__ import annotations
+
+from autoscaler.annotations import PREFIX
+from cloudstate_core.kube.objects import PodAutoscaler
+
+CLASS = "concurrency.cloudstate.io"
+CLASS_KEY = f"{PREFIX}class"
+SERVICE, CONFIGURATION, REVISION, REVISION_UID = (
+    f"serving.knative.dev/{name}" for name in ("service", "configuration", "revision", "revisionUID")
+)
+PAIRED = "cloudstate.io/paired"
+"""Annotation that admission puts on a revision which has a proxy."""
+POLICY, SHARDS = "cloudstate.io/policy", "cloudstate.io/shards"
+DEFAULT_SHARDS = 256
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+MANAGER = "cloudstate-autoscaler"
+HTTP1, H2C = 8012, 8013
+"""Ports of queue-proxy and of activators."""
+
+
+def is_ours(pa: PodAutoscaler) -> bool:
+    """True for a PodAutoscaler of our class."""
+    return pa.metadata.annotations.get(CLASS_KEY) == CLASS
+
+
+def is_paired(pa: PodAutoscaler) -> bool:
+    """True when the revision's pods have a stateful proxy."""
+    return PAIRED in pa.metadata.annotations
+
+
+def service_of(pa: PodAutoscaler) -> str:
+    """'<namespace>/<name>' of the Knative Service; of the Configuration or the revision for what was made without one."""
+    labels = pa.metadata.labels
+    return f"{pa.metadata.namespace}/{labels.get(SERVICE) or labels.get(CONFIGURATION) or pa.metadata.name}"
+
+
+def shards_of(pa: PodAutoscaler) -> int:
+    """Shard count of the service; admission has checked the annotation."""
+    text = pa.metadata.annotations.get(SHARDS, "")
+    return int(text) if text.isdecimal() and int(text) > 0 else DEFAULT_SHARDS
+
+
+def data_port(pa: PodAutoscaler) -> int:
+    """Where queue-proxy and activators take this revision's protocol."""
+    return H2C if pa.spec.protocol_type == "h2c" else HTTP1

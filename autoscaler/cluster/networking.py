@@ -1,0 +1,106 @@
+"""The network of a revision (pure): the Service that Routes send to, and slices that point it at activators.
+
+Knative's routes send to a Service named like the revision, whoever made it. Its ports have the shape of Knative's own public service.
+Slices are never empty once an activator was seen: an ingress drops every host of a service without endpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from autoscaler.cluster.naming import H2C, MANAGER, REVISION_UID, data_port
+from cloudstate_core.kube.objects import PodAutoscaler
+
+Body = dict[str, Any]
+HTTPS = 8112
+
+
+def public_service(pa: PodAutoscaler) -> Body:
+    """Service `<revision>`: no selector, ports as Knative's."""
+    return {"metadata": _metadata(pa, pa.metadata.name), "spec": {"ports": [_http(pa), _tcp("https", 443, HTTPS)], "type": "ClusterIP"}}
+
+
+def private_service(pa: PodAutoscaler) -> Body:
+    """Service `<revision>-private`: selects the pods, for monitoring and for people."""
+    target = data_port(pa)
+    ports = [
+        _http(pa) | {"port": 80},
+        _tcp("https", 443, HTTPS),
+        _tcp("http-autometric", 9090, 9090),
+        _tcp("http-usermetric", 9091, 9091),
+        _tcp("http-istio", target, target),
+    ]
+    selector = {REVISION_UID: pa.metadata.labels.get(REVISION_UID, "")}
+    return {"metadata": _metadata(pa, private_name(pa)), "spec": {"ports": ports, "selector": selector, "type": "ClusterIP"}}
+
+
+def private_name(pa: PodAutoscaler) -> str:
+    """Name of the Service that selects a revision's pods."""
+    return f"{pa.metadata.name}-private"
+
+
+def public_slice(pa: PodAutoscaler, activators: Sequence[str]) -> Body:
+    """The EndpointSlice of `<revision>`: some activators' addresses, on the port of the revision's protocol."""
+    metadata = _metadata(pa, slice_name(pa))
+    metadata["labels"] |= {"kubernetes.io/service-name": pa.metadata.name, "endpointslice.kubernetes.io/managed-by": MANAGER}
+    http = _http(pa)
+    return {
+        "metadata": metadata,
+        "addressType": "IPv6" if any(":" in address for address in activators) else "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in sorted(activators)],
+        "ports": [{"name": http["name"], "port": http["targetPort"], "protocol": "TCP"}],
+    }
+
+
+def slice_name(pa: PodAutoscaler) -> str:
+    """Name of the EndpointSlice of `<revision>`."""
+    return f"{pa.metadata.name}-activators"
+
+
+def chosen(revision: str, activators: Sequence[str], count: int) -> list[str]:
+    """`count` of the activators for a revision, the same ones for as long as they are there (rendezvous hashing)."""
+
+    def rank(address: str) -> bytes:
+        return hashlib.blake2b(f"{revision} {address}".encode(), digest_size=8).digest()
+
+    return sorted(sorted(activators, key=rank)[: max(1, count)])
+
+
+def leader_slice(service: str, namespace: str, address: str, port: int) -> Body:
+    """The slice that leads the coordination Service to the leader's pod."""
+    return {
+        "metadata": {
+            "name": f"{service}-leader",
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": MANAGER},
+        },
+        "addressType": "IPv6" if ":" in address else "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": [{"name": "grpc", "port": port, "protocol": "TCP"}],
+    }
+
+
+def _http(pa: PodAutoscaler) -> Body:
+    """The port that carries the revision's traffic: 80 for HTTP/1.1, 81 for HTTP/2 without TLS."""
+    if data_port(pa) == H2C:
+        return _tcp("http2", 81, H2C) | {"appProtocol": "kubernetes.io/h2c"}
+    return _tcp("http", 80, data_port(pa))
+
+
+def _tcp(name: str, port: int, target: int) -> Body:
+    return {"name": name, "port": port, "protocol": "TCP", "targetPort": target}
+
+
+def _metadata(pa: PodAutoscaler, name: str) -> Body:
+    owner = {
+        "apiVersion": "autoscaling.internal.knative.dev/v1alpha1",
+        "kind": "PodAutoscaler",
+        "name": pa.metadata.name,
+        "uid": pa.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    labels = {key: value for key, value in pa.metadata.labels.items() if key.startswith("serving.knative.dev/")}
+    return {"name": name, "namespace": pa.metadata.namespace, "labels": labels, "ownerReferences": [owner]}

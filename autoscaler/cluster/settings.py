@@ -1,0 +1,59 @@
+"""The cluster autoscaler's settings, from the environment; every error names the key, the value and the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autoscaler.durations import parse_duration
+from cloudstate_core.process import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one replica needs to know."""
+
+    pod: str
+    address: str
+    """IP address of this pod: where proxies and activators reach the leader."""
+    namespace: str
+    """Of this installation."""
+    knative_namespace: str
+    """Where `config-autoscaler` is."""
+    port: int
+    admin_port: int
+    tick: float
+    """Seconds between decisions on a revision."""
+    kubeconfig: str = ""
+
+
+def settings_of(environment: Mapping[str, str]) -> Settings:
+    """Read the environment. SettingsError on the first value that is wrong."""
+
+    def text(name: str, default: str = "") -> str:
+        value = environment.get(name, default)
+        if not value:
+            raise SettingsError(f"{name}: must be set")
+        return value
+
+    def port(name: str, default: int) -> int:
+        value = environment.get(name, str(default))
+        if not value.isdecimal() or int(value) > 65535:
+            raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
+        return int(value)
+
+    tick = environment.get("AUTOSCALER_TICK", "2s")
+    try:
+        seconds = parse_duration(tick)
+    except ValueError as error:
+        raise SettingsError(f"AUTOSCALER_TICK={tick!r}: must be a duration: {error}") from error
+    return Settings(
+        pod=text("POD_NAME"),
+        address=text("POD_IP"),
+        namespace=text("POD_NAMESPACE", "cloudstate-system"),
+        knative_namespace=text("KNATIVE_NAMESPACE", "knative-serving"),
+        port=port("AUTOSCALER_PORT", 8101),
+        admin_port=port("AUTOSCALER_ADMIN_PORT", 8558),
+        tick=seconds,
+        kubeconfig=environment.get("KUBECONFIG", ""),
+    )

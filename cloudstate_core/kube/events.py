@@ -1,0 +1,68 @@
+"""Events that `kubectl describe` shows: what happened to an object and why, each told once per change.
+
+A lost event costs a line in a view, so that trouble with the API server is logged and forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from datetime import UTC, datetime
+
+from cloudstate_core.kube.api import Kind, KubeError
+from cloudstate_core.kube.client import KubeClient
+from cloudstate_core.kube.kinds import EVENT
+from cloudstate_core.kube.objects import Object
+
+log = logging.getLogger(__name__)
+NOTE_LIMIT = 1_000
+"""Characters of a note that the API takes."""
+
+
+class Recorder:
+    """Writes events as `component`."""
+
+    def __init__(self, client: KubeClient, component: str, instance: str) -> None:
+        self._client, self._component, self._instance = client, component, instance
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told: dict[tuple[str, str], str] = {}
+
+    def tell(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool = False) -> None:
+        """Write an event about an object, unless its last one of this reason said the same."""
+        key = (subject.metadata.uid, reason)
+        if self._told.get(key) == note:
+            return
+        self._told[key] = note
+        task = asyncio.get_running_loop().create_task(self._write(kind, subject, reason, note, warning))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def forget(self, uid: str) -> None:
+        """An object is gone."""
+        for key in [key for key in self._told if key[0] == uid]:
+            del self._told[key]
+
+    async def _write(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool) -> None:
+        metadata = subject.metadata
+        body = {
+            "metadata": {"name": f"{metadata.name[:200]}.{secrets.token_hex(8)}"},
+            "regarding": {
+                "apiVersion": kind.api_version,
+                "kind": kind.kind,
+                "namespace": metadata.namespace,
+                "name": metadata.name,
+                "uid": metadata.uid,
+            },
+            "reason": reason,
+            "note": note[:NOTE_LIMIT],
+            "type": "Warning" if warning else "Normal",
+            "action": reason,
+            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": f"cloudstate.io/{self._component}",
+            "reportingInstance": self._instance,
+        }
+        try:
+            await self._client.create(EVENT, metadata.namespace or "default", body)
+        except KubeError as error:
+            log.info("event %s about %s was not written: %s", reason, metadata.key, error)

@@ -1,0 +1,317 @@
+"""Projections of Kubernetes and Knative objects: the fields that this product reads, no others.
+
+Absent fields have the API's zero values, so that reading never needs a check for None where Kubernetes means "empty".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Struct(msgspec.Struct, rename="camel", gc=False):
+    """A part of an object, only ever read."""
+
+
+class OwnerReference(Struct):
+    """Who an object belongs to."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool = False
+    api_version: str = ""
+
+
+class Metadata(Struct):
+    """What every object carries."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    creation_timestamp: str = ""
+    deletion_timestamp: str = ""
+    owner_references: tuple[OwnerReference, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """'<namespace>/<name>', or the name alone of what has no namespace."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Object(Struct):
+    """An object of which only the metadata matters."""
+
+    metadata: Metadata = Metadata()
+
+
+class Condition(Struct):
+    """One condition of a status."""
+
+    type: str
+    status: str = "Unknown"
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+
+
+def condition(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
+    """The condition of a type, or None."""
+    return next((c for c in conditions if c.type == kind), None)
+
+
+class ConfigMap(Object):
+    """A ConfigMap."""
+
+    data: dict[str, str] = {}
+
+
+class Secret(Object):
+    """A Secret; values are base64 text, as the API sends them."""
+
+    data: dict[str, str] = {}
+    type: str = ""
+
+
+class LeaseSpec(Struct):
+    """Who leads, and since when."""
+
+    holder_identity: str | None = ""
+    lease_duration_seconds: int | None = 0
+    renew_time: str | None = ""
+    acquire_time: str | None = ""
+    lease_transitions: int | None = 0
+
+
+class Lease(Object):
+    """A Lease of coordination.k8s.io."""
+
+    spec: LeaseSpec = LeaseSpec()
+
+
+# Pods and their scale ---------------------------------------------------------------------------------------------------
+
+
+class ContainerState(Struct):
+    """Why a container waits or ended, if it did."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerStates(Struct):
+    """The state a container is in."""
+
+    waiting: ContainerState | None = None
+    terminated: ContainerState | None = None
+
+
+class ContainerStatus(Struct):
+    """One container of a pod."""
+
+    name: str = ""
+    ready: bool = False
+    restart_count: int = 0
+    state: ContainerStates = ContainerStates()
+
+
+class PodStatus(Struct):
+    """A pod as the kubelet sees it."""
+
+    phase: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    conditions: tuple[Condition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(Object):
+    """A Pod."""
+
+    status: PodStatus = PodStatus()
+
+    @property
+    def ready(self) -> bool:
+        """True when the kubelet says Ready and nobody has asked the pod to end."""
+        found = condition(self.status.conditions, "Ready")
+        return found is not None and found.status == "True" and not self.metadata.deletion_timestamp
+
+    @property
+    def ended(self) -> bool:
+        """True when no process of the pod runs any more."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+
+class ScaleSpec(Struct):
+    """Wanted replicas."""
+
+    replicas: int = 0
+
+
+class Deployment(Object):
+    """A Deployment: its replicas."""
+
+    spec: ScaleSpec = ScaleSpec()
+
+
+class Port(Struct):
+    """A port of a Service or EndpointSlice."""
+
+    name: str = ""
+    port: int = 0
+
+
+class ServiceSpec(Struct):
+    """Where a Service leads."""
+
+    cluster_ip: str = msgspec.field(default="", name="clusterIP")
+    ports: tuple[Port, ...] = ()
+
+
+class Service(Object):
+    """A core Service."""
+
+    spec: ServiceSpec = ServiceSpec()
+
+
+class EndpointConditions(Struct):
+    """Whether an address takes calls; absent = yes."""
+
+    ready: bool | None = None
+
+
+class Endpoint(Struct):
+    """Addresses of one backend."""
+
+    addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+
+
+class EndpointSlice(Object):
+    """An EndpointSlice."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+
+# Knative ----------------------------------------------------------------------------------------------------------------
+
+
+class RevisionSpec(Struct):
+    """What a revision asks for."""
+
+    container_concurrency: int | None = 0
+    timeout_seconds: int | None = 300
+
+
+class ConditionsStatus(Struct):
+    """A status of which only the conditions matter."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class Revision(Object):
+    """A Knative Revision."""
+
+    spec: RevisionSpec = RevisionSpec()
+    status: ConditionsStatus = ConditionsStatus()
+
+
+class TargetReference(Struct):
+    """The Deployment that is scaled."""
+
+    kind: str = ""
+    name: str = ""
+
+
+class PodAutoscalerSpec(Struct):
+    """What a revision asks of its autoscaler."""
+
+    container_concurrency: int = 0
+    scale_target_ref: TargetReference = TargetReference()
+    reachability: str = ""
+    protocol_type: str = ""
+
+
+class PodAutoscalerStatus(Struct):
+    """What the class's controller wrote."""
+
+    observed_generation: int = 0
+    service_name: str = ""
+    metrics_service_name: str = ""
+    desired_scale: int | None = None
+    actual_scale: int | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class PodAutoscaler(Object):
+    """A PodAutoscaler of autoscaling.internal.knative.dev."""
+
+    spec: PodAutoscalerSpec = PodAutoscalerSpec()
+    status: PodAutoscalerStatus = PodAutoscalerStatus()
+
+
+class TrafficTarget(Struct):
+    """A share of a route's traffic."""
+
+    revision_name: str = ""
+    percent: int | None = 0
+    tag: str = ""
+
+
+class RouteStatus(Struct):
+    """Where a route leads at present."""
+
+    traffic: tuple[TrafficTarget, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class Route(Object):
+    """A Knative Route."""
+
+    status: RouteStatus = RouteStatus()
+
+
+# Ours -------------------------------------------------------------------------------------------------------------------
+
+
+class AutoscalingPolicy(Object):
+    """An AutoscalingPolicy; its spec is checked and read by the autoscaler."""
+
+    spec: dict[str, Any] = {}
+    status: dict[str, Any] = {}
+
+
+class StatefulStore(Object):
+    """A StatefulStore; its spec is checked and read by the revision controller."""
+
+    spec: dict[str, Any] = {}
+    status: ConditionsStatus = ConditionsStatus()
+
+
+class ShardEntry(Struct, omit_defaults=True):
+    """One shard as the leader keeps it."""
+
+    owner: str = ""
+    next: str = ""
+    since: int = 0
+
+
+class ShardMapSpec(Struct):
+    """A map as the leader keeps it."""
+
+    service: str = ""
+    generation: int = 0
+    journal_id: str = msgspec.field(default="", name="journalID")
+    shards: tuple[ShardEntry, ...] = ()
+    methods: str = ""
+
+
+class ShardMap(Object):
+    """A ShardMap."""
+
+    spec: ShardMapSpec = ShardMapSpec()
