@@ -153,7 +153,7 @@ class Calls:
 
     async def _tell_first(self, call: Call) -> None:
         message = await call.requests.get(0)
-        if self.get(call.number) is call:
+        if self.get(call.number) is call and not call.context.cancelled():
             self._loop.emit((api.CALL_MESSAGE, call.number, message or b"", None))
 
     def limit(self, call: int, seconds: float) -> None:
