@@ -25,13 +25,20 @@ class Admin:
     leader: LeaderStream
     draining: bool = False
 
+    @property
+    def problem(self) -> str:
+        """Why no traffic should come here, '' when it should."""
+        if self.draining:
+            return "draining"
+        return "" if self.table.services or self.leader.heard else "no routes have come from the leader yet"
+
     def answer(self, target: str) -> tuple[int, list[Header], bytes]:
         """Status, headers and body for a path."""
         path = target.partition("?")[0]
         if path == "/alive":
             return _answer(200, TEXT, "alive\n")
         if path == "/ready":
-            problem = "draining" if self.draining else "" if self.table.services else "no routes have come from the leader yet"
+            problem = self.problem
             return _answer(503 if problem else 200, TEXT, f"{problem or 'ready'}\n")
         if path == "/metrics":
             return _answer(200, "text/plain; version=0.0.4; charset=utf-8", "".join(self._metrics()))
@@ -76,6 +83,7 @@ def _describe(service: Service) -> dict[str, object]:
         "service": service.name,
         "generation": service.generation,
         "hosts": service.hosts,
+        "plain": service.plain,
         "methods": sorted(service.methods),
         "revisions": {
             name: {"ready": r.ready, "containerConcurrency": r.concurrency, "timeoutSeconds": r.timeout} for name, r in service.revisions.items()

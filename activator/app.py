@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from activator.admin import Admin
 from activator.coordinator import LeaderStream
-from activator.router import LISTEN, Router
+from activator.router import LISTEN, LISTEN_HTTP, Router
 from activator.routes import RouteTable
 from activator.settings import Settings
 from cloudstate_core import transport as transports
@@ -18,8 +18,6 @@ from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, ListenOptions
 
 EXPIRE_EVERY = 0.25
-DRAIN = 5.0
-"""Seconds that open requests get when the process is told to stop."""
 ADMIN_LISTEN = ListenOptions(http_only=True, pick=("user-agent",))
 """Told apart from the front door by the number of its picked headers."""
 
@@ -31,11 +29,19 @@ class Activator:
         self.settings = settings
         self.ended = threading.Event()
         self.failure = ""
-        self.port = self.admin_port = 0
+        self.port = self.http_port = self.admin_port = 0
         """The bound ports, once started."""
         self._transport = transports.create(settings.transport)
         self._table = RouteTable()
-        self._router = Router(self._transport, self._table, settings.queue, settings.hold, lambda stats: self._leader.send([stats]), time.monotonic)
+        self._router = Router(
+            self._transport,
+            self._table,
+            settings.queue,
+            settings.hold,
+            lambda stats: self._leader.send([stats]),
+            time.monotonic,
+            lambda: self._admin.problem,
+        )
         self._leader = LeaderStream(
             self._transport,
             settings.coordinator,
@@ -47,11 +53,13 @@ class Activator:
         self._admin = Admin(self._table, self._router, self._leader)
 
     def start(self) -> None:
-        """Bind both ports and begin. OSError when one is taken."""
+        """Bind the ports and begin. OSError when one is taken."""
         self._transport.start(self._on_batch)
         self.admin_port = self._transport.listen(self.settings.host, self.settings.admin_port, ADMIN_LISTEN)
         self._transport.post(self._begin)
         self.port = self._transport.listen(self.settings.host, self.settings.port, LISTEN)
+        if self.settings.http_port is not None:
+            self.http_port = self._transport.listen(self.settings.host, self.settings.http_port, LISTEN_HTTP)
 
     def _begin(self) -> None:
         self._leader.start()
@@ -76,13 +84,14 @@ class Activator:
         self._transport.after(EXPIRE_EVERY, self._expire)
 
     def drain(self) -> None:
-        """From any thread: accept no more, let requests end, then set `ended`."""
+        """From any thread: be ready no more, go on for a while, then accept no more, let requests end, and set `ended`."""
         self._transport.post(self._drain)
 
     def _drain(self) -> None:
         if not self._admin.draining:
             self._admin.draining = True
-            self._transport.drain(DRAIN, self.ended.set)
+            left = self.settings.drain - self.settings.linger
+            self._transport.after(self.settings.linger, lambda: self._transport.drain(left, self.ended.set))
 
     def stop(self) -> None:
         """Close everything."""

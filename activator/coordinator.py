@@ -1,7 +1,7 @@
 """The activator's stream to the leader: statistics go out, routes come in.
 
-While the leader is away the last routes stay in force; the stream is opened again with a growing delay, and a new one begins with what is
-in flight, so that calls which wait at zero are heard of by whoever leads now.
+While the leader is away the last routes stay in force; the stream is opened again with a growing delay, on a new connection since another
+may lead now behind the same name, and begins with what is in flight, so that calls which wait at zero are heard of by whoever leads.
 """
 
 from __future__ import annotations
@@ -40,18 +40,20 @@ class LeaderStream:
         self._statistics, self._present, self._on_routes = statistics, present, on_routes
         self._upstream = self._stream = 0
         self._retry = RETRY_FIRST
-        self.connected = False
-        """The leader has spoken on the present stream."""
+        self.connected = self.heard = False
+        """The leader has spoken on the present stream; on any."""
         self.lost = 0
         """Streams that ended."""
 
     def start(self) -> None:
         """Connect and report from now on. On the callback thread."""
-        self._upstream = self._transport.connect(self._target)
         self._connect()
         self._transport.after(REPORT_EVERY, self._tick)
 
     def _connect(self) -> None:
+        if self._upstream:
+            self._transport.disconnect(self._upstream)
+        self._upstream = self._transport.connect(self._target)
         self._stream = self._transport.open(self._upstream, ROUTE)
         self.send(self._present())
 
@@ -74,7 +76,7 @@ class LeaderStream:
             self._transport.after(self._retry, self._connect)
             self._retry = min(RETRY_LAST, self._retry * 2)
             return
-        self.connected, self._retry = True, RETRY_FIRST
+        self.connected, self.heard, self._retry = True, True, RETRY_FIRST
         try:
             routes = pb.RouteResponse.FromString(data).services
         except DecodeError:

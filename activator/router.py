@@ -1,8 +1,8 @@
 """What happens to each request at the front door: find the service, admit, route to the owner, hold what cannot be routed yet.
 
 A call is tried again only where nothing can have happened (`REFUSED`): at once if somebody else may take it, else when the map changes or
-after a growing delay, and for no longer than it may be held. Every call carries a command id and a repetition is marked, so that the journal
-recognises what was done already.
+after a growing delay, and for no longer than it may be held. Every command carries an id and a repetition is marked, so that the journal
+recognises what was done already. A call counts until its last byte, and the transport ends it at its revision's timeout wherever it is.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from activator import probes
 from activator.admission import Desk, WaitQueue
-from activator.routes import NO_REVISION, Decision, Destination, Hold, Reject, RouteTable, Service
+from activator.routes import NO_REVISION, Decision, Destination, Hold, Peek, Reject, RouteTable, Service
 from activator.stats import ConcurrencyReporter, Report
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Header, ListenOptions, Outcome, Status, Transport
 
-COMMAND_ID = "cloudstate-command-id"
-PICK = (":authority", "knative-serving-namespace", "knative-serving-revision", COMMAND_ID, "k-network-probe", "k-network-hash")
+COMMAND_ID, ORIGINAL_HOST = "cloudstate-command-id", "k-original-host"
+ROUTED_BY = (":authority", "knative-serving-namespace", "knative-serving-revision", COMMAND_ID, ORIGINAL_HOST)
+PICK = (*ROUTED_BY, "user-agent", "k-network-probe", "k-network-hash")
 LISTEN = ListenOptions(peek=True, pick=PICK)
+LISTEN_HTTP = ListenOptions(peek=True, pick=PICK, http_only=True)
 REMOVED = ("knative-serving-*", "cloudstate-hop")
 RETRY_FIRST, RETRY_LAST = 0.03, 1.0
 """Seconds until a member that has refused a call may be asked again, if no change of the map helps before; doubled each time."""
-TEXT = [("content-type", b"text/plain; charset=utf-8")]
 RevisionName = tuple[str, str]
 """Name of a service and of one of its revisions."""
 
@@ -40,7 +42,8 @@ class Request:
     service: Service
     revision: str
     path: str
-    message: bytes
+    message: bytes | None
+    """None = not seen."""
     headers: list[Header]
     grpc: bool
     began: float
@@ -55,7 +58,8 @@ class Request:
 
 
 class Router:
-    """The policy of one activator. `clock` gives monotonic seconds; `report` sends a revision's statistics at once."""
+    """The policy of one activator. `clock` gives monotonic seconds; `report` sends a revision's statistics at once; `problem` says why the
+    activator is not ready, '' when it is."""
 
     def __init__(
         self,
@@ -65,8 +69,10 @@ class Router:
         hold: float,
         report: Callable[[pb.RevisionStats], None],
         clock: Callable[[], float],
+        problem: Callable[[], str],
     ) -> None:
         self._transport, self._table, self._queue, self._hold_limit, self._report, self._clock = transport, table, queue, hold, report, clock
+        self._problem = problem
         self._calls: dict[int, Request] = {}
         self._upstreams: dict[str, int] = {}
         self.desks: dict[str, Desk[int]] = {}
@@ -82,7 +88,7 @@ class Router:
         """Handle a server event."""
         kind, call, data, detail = event
         if kind == api.CALL:
-            self._begin(call, detail[0], data, detail[2], grpc=True)
+            self._begin(call, detail[0], None if detail[1] is None else data, detail[2], grpc=True)
         elif kind == api.FORWARDED:
             self._forwarded(call, detail[0], detail[1])
         elif kind == api.CALL_CANCELLED:
@@ -90,48 +96,51 @@ class Router:
                 self._end(request)
         elif kind == api.HTTP:
             self._http(call, detail)
+        elif kind == api.CALL_MESSAGE and (request := self._calls.get(call)) is not None:
+            request.message = data
+            self._route(request)
 
     def _http(self, call: int, detail: Any) -> None:
-        """Probes of Knative are answered here; everything else goes to a pod."""
+        """Probes are answered here; everything else goes to a pod."""
         _, target, picked = detail
-        probe, wanted = picked[4], picked[5]
-        if probe == b"probe":
-            if wanted:
-                self._transport.respond(call, 200, [("k-network-hash", wanted)], b"")
-            else:
-                self._transport.respond(call, 400, TEXT, b"K-Network-Hash must be set in a probe\n")
-        elif probe:
-            known = probe == b"activator"
-            self._transport.respond(call, 200 if known else 400, TEXT, b"activator" if known else b"K-Network-Probe must be probe or activator\n")
+        user_agent, probe, wanted = picked[-3:]
+        if (answer := probes.answer(user_agent, probe, wanted, self._problem())) is not None:
+            self._transport.respond(call, *answer)
         else:
             self._begin(call, target, b"", picked, grpc=False)
 
-    def _begin(self, call: int, path: str, message: bytes, picked: tuple[bytes, ...], grpc: bool) -> None:
+    def _begin(self, call: int, path: str, message: bytes | None, picked: tuple[bytes, ...], grpc: bool) -> None:
         self.requests += 1
         authority, namespace, revision = picked[0].decode("latin-1"), picked[1].decode("latin-1"), picked[2].decode("latin-1")
-        service = self._table.find(authority, namespace, revision)
-        if service is None:
+        found = self._table.find(authority, namespace, revision)
+        if found is None:
             self._nowhere(call, grpc, f"revision {namespace}/{revision}" if revision else f"host {authority!r}")
             return
-        headers = [
-            (COMMAND_ID, picked[3] or self._prefix + str(next(self._numbers)).encode()),
-            ("k-proxy-request", b"activator"),
-        ]
-        if picked[0]:
-            headers.append(("k-original-host", picked[0]))
-        request = Request(call, service, revision or service.revision, path, message, headers, grpc, self._clock())
+        service, revision = found
+        request = Request(call, service, revision, path, message, self._headers(service, picked), grpc, self._clock())
         decision = self._decide(request)
         self._calls[call] = request
-        if isinstance(decision, Hold) and not service.any_ready:
+        if isinstance(decision, Hold) and service.at_zero(revision):
             self.cold_starts += 1
         if not isinstance(decision, Reject):  # what cannot be served wakes nobody
             self._count(request)
+            if timeout := service.revisions.get(revision, NO_REVISION).timeout:
+                self._transport.limit(call, timeout)
         self._act(request, decision)
+
+    def _headers(self, service: Service, picked: tuple[bytes, ...]) -> list[Header]:
+        """What a pod is told besides the caller's own headers: queue-proxy that this was counted here, and a proxy which command it is."""
+        headers = [("k-proxy-request", b"activator")]
+        if picked[0] and not picked[4]:
+            headers.append((ORIGINAL_HOST, picked[0]))
+        if not service.plain:
+            headers.append((COMMAND_ID, picked[3] or self._prefix + str(next(self._numbers)).encode()))
+        return headers
 
     def _nowhere(self, call: int, grpc: bool, what: str) -> None:
         self.rejected += 1
         if self._table.services:
-            self._fail(call, grpc, Status.NOT_FOUND, 404, f"{what}: no service is known here by that name")
+            self._fail(call, grpc, Status.UNIMPLEMENTED, 404, f"{what}: no service is known here by that name")
         else:
             self._fail(call, grpc, Status.UNAVAILABLE, 503, "no routes have come from the leader yet")
 
@@ -169,6 +178,8 @@ class Router:
             self._send(request, decision)
         elif isinstance(decision, Hold):
             self._wait(request, self._desk(request.service).held)
+        elif isinstance(decision, Peek):
+            self._transport.peek(request.call)
         else:
             self.rejected += 1
             self._finish(request, Status.UNIMPLEMENTED if decision.unimplemented else Status.INVALID_ARGUMENT, 400, decision.reason)
@@ -186,7 +197,8 @@ class Router:
         if request.was_held:
             self.held_seconds += self._clock() - request.began
             request.was_held = False
-        headers = [*request.headers, ("cloudstate-retry", b"1")] if request.rounds else request.headers
+        again = request.rounds and not request.service.plain
+        headers = [*request.headers, ("cloudstate-retry", b"1")] if again else request.headers
         self._transport.forward(request.call, upstream, headers, REMOVED)
 
     def _wait(self, request: Request, queue: WaitQueue[int]) -> None:
@@ -299,7 +311,7 @@ class Router:
         if grpc:
             self._transport.finish(call, status, text)
         else:
-            self._transport.respond(call, http_status, TEXT, text.encode() + b"\n")
+            self._transport.respond(call, http_status, probes.TEXT, text.encode() + b"\n")
 
     # Statistics ---------------------------------------------------------------------------------------------------------
 

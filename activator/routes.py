@@ -1,6 +1,6 @@
-"""Where a call goes: host or header → service, path → method, message → entity key → shard → owner (pure).
+"""Where a call goes: header or host → revision, path → method, message → entity key → shard → owner (pure).
 
-A table is fed with the leader's messages and answers from memory; it keeps what it knows while the leader is away.
+A service without a proxy ("plain") has no methods and no shards: any ready pod of the revision takes its calls, whatever they are. A table is fed with the leader's messages and answers from memory; it keeps what it knows while the leader is away.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Peek:
+    """The entity's key is in the call's first message, which is not here yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reject:
     """The call cannot be routed at all."""
 
@@ -56,7 +61,7 @@ class Reject:
     unimplemented: bool = False
 
 
-Decision = Destination | Hold | Reject
+Decision = Destination | Hold | Peek | Reject
 Load = Callable[[str], int]
 """Calls in flight or waiting at a member."""
 NO_REVISION = Revision()
@@ -75,6 +80,8 @@ class Service:
     hosts: tuple[str, ...] = ()
     revision: str = ""
     """The default revision."""
+    plain: bool = False
+    """Without a proxy."""
 
     def update(self, route: pb.ServiceRoute) -> None:
         """Take over a message of the leader; entries of an older generation are left out. The method table, once known, is kept."""
@@ -89,11 +96,16 @@ class Service:
         self.members = {member.member_id: member for member in update.members}
         if route.methods:
             self.methods = {m.path: _method(m) for m in route.methods}
-        self.hosts, self.revision = tuple(route.hosts), route.default_revision
+        self.hosts, self.revision, self.plain = tuple(route.hosts), route.default_revision, route.plain
         self.revisions = {r.revision: Revision(tuple(r.ready_members), r.container_concurrency, r.timeout_seconds) for r in route.revisions}
 
-    def decide(self, path: str, message: bytes, revision: str, load: Load, avoid: Collection[str] = ()) -> Decision:
-        """Where a gRPC call goes now; `avoid` = members that have just refused it. MalformedMessage when its message does not parse."""
+    def decide(self, path: str, message: bytes | None, revision: str, load: Load, avoid: Collection[str] = ()) -> Decision:
+        """Where a gRPC call goes now; `message` None = not seen yet, `avoid` = members that have just refused it.
+
+        MalformedMessage when its message does not parse.
+        """
+        if self.plain:
+            return self.any_pod(revision, load, avoid)
         if not self.methods or not self.entries:
             return Hold()
         method = self.methods.get(path)
@@ -101,6 +113,8 @@ class Service:
             return Reject(f"{path}: is not a method of {self.name}", unimplemented=True)
         if method is None or not method.key_fields:
             return self.any_pod(revision, load, avoid)
+        if message is None:
+            return Peek()
         key = key_of(message, method.key_fields)
         if not key:
             return Reject(f"{path}: the request's entity key must not be empty: it names the entity")
@@ -112,10 +126,11 @@ class Service:
         ready = [member for member in self.revisions.get(revision, NO_REVISION).ready if member not in avoid]
         return self._destination(min(ready, key=load), pinned=False) if ready else Hold()
 
-    @property
-    def any_ready(self) -> bool:
-        """False at zero: no member takes calls."""
-        return any(revision.ready for revision in self.revisions.values())
+    def at_zero(self, revision: str) -> bool:
+        """Nobody is ready: of the revision, or, where an entity may live at any revision, of the service."""
+        if self.plain:
+            return not self.revisions.get(revision, NO_REVISION).ready
+        return not any(found.ready for found in self.revisions.values())
 
     def limit(self, member: str) -> int:
         """Calls that a member may have in flight; 0 = any number."""
@@ -138,6 +153,12 @@ def host_of(authority: str) -> str:
     return (host if colon and port.isdecimal() and not authority.endswith("]") else authority).lower()
 
 
+def revision_of(host: str) -> tuple[str, str]:
+    """Namespace and name of the Kubernetes Service that a host names: `<name>.<namespace>.svc`, with or without the cluster's domain."""
+    name, namespace, kind, *_ = [*host.split("."), "", "", ""]
+    return (namespace, name) if kind == "svc" else ("", "")
+
+
 class RouteTable:
     """All services."""
 
@@ -155,17 +176,25 @@ class RouteTable:
             touched.append(service)
         services = self.services.values()
         self._by_host = {host.lower(): service for service in services for host in service.hosts}
-        self._by_revision = {(s.name.partition("/")[0], r): s for s in services for r in (s.revision, *s.revisions)}
+        self._by_revision = {(s.name.partition("/")[0], r): s for s in services for r in (s.revision, *s.revisions) if r}
         return touched
 
-    def find(self, authority: str, namespace: str, revision: str) -> Service | None:
-        """By Knative's headers, else by host, else the only service there is."""
-        if revision:
-            return self._by_revision.get((namespace, revision))
-        found = self._by_host.get(host_of(authority))
-        if found is None and len(self.services) == 1:
-            return next(iter(self.services.values()))
-        return found
+    def find(self, authority: str, namespace: str, revision: str) -> tuple[Service, str] | None:
+        """Service and revision: by Knative's headers, else by host (a service's, or the cluster's name of a revision), else the only service
+        there is."""
+        if not revision:
+            host = host_of(authority)
+            if (found := self._by_host.get(host)) is not None:
+                return found, found.revision
+            namespace, revision = revision_of(host)
+            if not revision:
+                return self._only()
+        found = self._by_revision.get((namespace, revision))
+        return (found, revision) if found is not None else None
+
+    def _only(self) -> tuple[Service, str] | None:
+        living = [service for service in self.services.values() if service.revision]
+        return (living[0], living[0].revision) if len(living) == 1 else None
 
     @property
     def addresses(self) -> set[str]:

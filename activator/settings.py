@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ class Settings:
 
     host: str
     port: int
+    """Takes everything; only h2c where `http_port` is set and the transport cannot tell the protocols apart."""
     admin_port: int
     coordinator: str
     """Address of the leader, host:port."""
@@ -21,11 +23,20 @@ class Settings:
     queue: int = 10_000
     """Calls of one service that may be held."""
     hold: float = 30.0
-    """Seconds that a call may be held."""
+    """Seconds that a call may be held; its revision's timeout ends it earlier."""
+    http_port: int | None = None
+    """Takes HTTP/1.1, if it has a port of its own."""
+    linger: float = 0.0
+    """Seconds after SIGTERM in which new connections are still taken: those who route to this activator learn late that it ends."""
+    drain: float = 5.0
+    """Seconds after SIGTERM until what is still open is cut."""
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
-    """Read the environment. SettingsError on the first value that is wrong."""
+    """Read the environment. SettingsError on the first value that is wrong.
+
+    ACTIVATOR_PORT is the one port; a pod has ACTIVATOR_HTTP_PORT and ACTIVATOR_H2C_PORT in its place.
+    """
 
     def port(name: str, default: int) -> int:
         value = environment.get(name, str(default))
@@ -33,13 +44,31 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
         return int(value)
 
+    def seconds(name: str, default: float) -> float:
+        value = environment.get(name, str(default))
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not 0 <= found < math.inf:
+            raise SettingsError(f"{name}={value!r}: must be seconds, 0 or more")
+        return found
+
+    pair = [name for name in ("ACTIVATOR_HTTP_PORT", "ACTIVATOR_H2C_PORT") if name in environment]
+    if len(pair) == 1:
+        raise SettingsError(f"{pair[0]}={environment[pair[0]]!r}: ACTIVATOR_HTTP_PORT and ACTIVATOR_H2C_PORT must be set together")
+    drain = seconds("ACTIVATOR_DRAIN_SECONDS", 5.0)
     coordinator = environment.get("CLOUDSTATE_COORDINATOR", "")
     if ":" not in coordinator:
         raise SettingsError(f"CLOUDSTATE_COORDINATOR={coordinator!r}: must be the leader's host:port")
     return Settings(
         host=environment.get("ACTIVATOR_HOST", "127.0.0.1"),
-        port=port("ACTIVATOR_PORT", 9000),
+        port=port("ACTIVATOR_H2C_PORT", 8013) if pair else port("ACTIVATOR_PORT", 9000),
+        http_port=port("ACTIVATOR_HTTP_PORT", 8012) if pair else None,
         admin_port=port("ACTIVATOR_ADMIN_PORT", 0),
         coordinator=coordinator,
         transport=environment.get("CLOUDSTATE_TRANSPORT", "auto"),
+        hold=seconds("ACTIVATOR_HOLD_SECONDS", 30.0),
+        linger=min(drain, seconds("ACTIVATOR_LINGER_SECONDS", drain / 3 if pair else 0.0)),
+        drain=drain,
     )

@@ -6,7 +6,8 @@ Two backends implement it: the native engine and, as reference and fallback, grp
 * The interpreter is entered once per batch of events; everything that `on_batch` asks for is written afterwards together.
 * Every call ends exactly once: answered, failed, or `CALL_CANCELLED` (then its id is dead; answering it is a no-op).
 * Every opened stream ends with exactly one `STREAM_CLOSED`; every `forward` with exactly one `FORWARDED`.
-* Deadlines (`grpc-timeout`) are kept by the backend: it answers DEADLINE_EXCEEDED and tells `CALL_CANCELLED`.
+* Deadlines (`grpc-timeout`, `limit`) are kept by the backend: it answers DEADLINE_EXCEEDED (HTTP 504) and tells `CALL_CANCELLED`, or
+  `FORWARDED` with CANCELLED for a call that is away; an answer that has begun is ended with that status, or cut where there is none (HTTP).
 * All methods but `post`, `start`, `stop` and `join` may be called on the callback thread only (or before `start`).
 """
 
@@ -23,11 +24,12 @@ Header = tuple[str, bytes]
 # Kinds of events. Plain integers: they are compared on the innermost path.
 CALL = 0
 """gRPC call began. id = call, data = first message, detail = `(path, complete, picked)`: `path` is '/pkg.Service/Method';
-`complete` False when more request messages may follow (only for streaming paths and peeking listeners);
-`picked` = tuple of the values (bytes, b'' when absent) of `ListenOptions.pick`, in that order.
+`complete` False when more request messages may follow (only for streaming paths and peeking listeners), None (peeking listeners only)
+when the first message has not come yet or cannot be read: data is b'' then, and `peek` tells more;
+`picked` = tuple of the values (bytes, b'' when absent, the last one of several) of `ListenOptions.pick`, in that order.
 Unary paths are told only when the request is complete and well-formed (exactly one message)."""
 CALL_MESSAGE = 1
-"""A further request message of a streaming call. id = call, data = message, detail = None."""
+"""A further request message of a streaming call, or what `peek` asked for. id = call, data = message, detail = None."""
 CALL_END = 2
 """The client half-closed a streaming call. id = call, data = b'', detail = None."""
 CALL_CANCELLED = 3
@@ -94,7 +96,8 @@ class ListenOptions:
     """What a listener accepts."""
 
     peek: bool = False
-    """Tell gRPC calls at their first message and let `forward` pass the rest through; else unary calls are buffered whole."""
+    """Tell gRPC calls at their first message, or without it when it does not come at once, and let `forward` pass everything through as it
+    came; else unary calls are buffered whole."""
     streaming_paths: frozenset[str] = frozenset()
     """Paths told message by message (CALL at the first message, CALL_MESSAGE, CALL_END)."""
     pick: tuple[str, ...] = ()
@@ -165,7 +168,15 @@ class Transport(Protocol):
     def forward(self, call: int, upstream: int, headers: Sequence[Header] = (), remove: Sequence[str] = ()) -> None:
         """Pass an open call to an upstream: all its headers whole (without hop-by-hop ones; `headers` replace or add,
         `remove` are dropped; a name ending in '*' is a prefix), body, response, trailers; with flow control both ways.
-        The remaining deadline travels as grpc-timeout."""
+        The remaining deadline travels as grpc-timeout. An HTTP/1.1 request that asks for another protocol (`Upgrade`, but for HTTP/2) is
+        passed on as such; once the upstream has agreed (101), bytes pass both ways until both sides have ended."""
+
+    def peek(self, call: int) -> None:
+        """Tell the first message of a call that was told without it (`complete` None): CALL_MESSAGE follows, b'' when the call has none, or
+        CALL_CANCELLED when the backend had to refuse the message (its size, its compression)."""
+
+    def limit(self, call: int, seconds: float) -> None:
+        """End an open call in `seconds` at the latest, wherever it is then; it is not told to the upstream, as a grpc-timeout would be."""
 
     def after(self, delay: float, callback: Callable[[], None]) -> int:
         """Call back once after `delay` seconds on the callback thread; returns a timer id."""

@@ -2,7 +2,8 @@
 
 One asyncio loop in a thread of its own carries everything. Limits, told rather than hidden:
 
-* A gRPC port speaks no HTTP/1.1 and no plain HTTP/2 (admin ports, `ListenOptions.http_only`, speak HTTP/1.1); only gRPC is forwarded.
+* A gRPC port speaks no HTTP/1.1 and no plain HTTP/2 (`ListenOptions.http_only` ports speak HTTP/1.1); only gRPC is forwarded, and a
+  forward of plain HTTP is answered 501.
 * `:authority` of a gRPC call is not told by grpc.aio: picked, it is b''. A forwarded call carries grpc's own user-agent.
 * Whether a lost call was processed is read from grpc's error text (`grpcio_wire`); `stats().connections` is 0.
 * `max_header_bytes` binds a peer once it has acknowledged the connection's settings; before that grpc's own 16 MiB do.
@@ -147,9 +148,27 @@ class GrpcioTransport:
     def forward(self, call: int, upstream: int, headers: Sequence[Header] = (), remove: Sequence[str] = ()) -> None:
         """See Transport."""
         if call in self._requests:
-            self._loop.emit((api.FORWARDED, call, b"", (api.Outcome.REFUSED, "the grpcio backend forwards gRPC calls only")))
+            why = "the grpcio transport forwards gRPC calls only; HTTP/1.1 and WebSockets need the native engine"
+            self._requests.pop(call).respond(501, [("content-type", b"text/plain; charset=utf-8")], f"{why}\n".encode())
+            self._loop.emit((api.FORWARDED, call, b"", (api.Outcome.FAILED, why)))
         else:
             self._calls.forward(call, self._streams.upstream(upstream), headers, remove)
+
+    def peek(self, call: int) -> None:
+        """See Transport."""
+        self._calls.peek(call)
+
+    def limit(self, call: int, seconds: float) -> None:
+        """See Transport."""
+        if call in self._requests:
+            self._loop.after(seconds, lambda: self._late(call))
+        else:
+            self._calls.limit(call, seconds)
+
+    def _late(self, call: int) -> None:
+        if (found := self._requests.pop(call, None)) is not None:
+            found.respond(504, [], b"the deadline has passed\n")
+            self._loop.emit((api.CALL_CANCELLED, call, b"", grpcio_wire.LATE))
 
     # Client side --------------------------------------------------------------------------------------------------------
 

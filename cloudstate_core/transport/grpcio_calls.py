@@ -22,6 +22,8 @@ from cloudstate_core.transport.grpcio_streams import Upstream
 
 REPLAY = 1 << 20
 """Bytes of a streamed request kept so that a refused forward can be tried again; the first message is always kept."""
+PEEK_PATIENCE = 0.01
+"""Seconds that a peeking listener waits for the first message before it tells the call without it."""
 
 
 class Requests:
@@ -75,7 +77,11 @@ class Call:
 
     def __init__(self, number: int, path: str, context: Any, requests: Requests) -> None:
         self.number, self.path, self.context, self.requests = number, path, context, requests
-        self.forwarding = self.answered = False
+        self.forwarding = self.answered = self.late = False
+        self.timer = 0
+        """Rings at the limit that policy has set."""
+        self.stream: Any = None
+        """Its call upstream."""
         self.out: collections.deque[tuple[Any, ...]] = collections.deque()
         self._wake = asyncio.Event()
 
@@ -98,9 +104,9 @@ class Call:
         self.context.set_details(text)
 
     def expired(self) -> bool:
-        """Whether the caller's deadline has passed."""
+        """Whether the caller's deadline, or policy's limit, has passed."""
         remaining = self.context.time_remaining()
-        return remaining is not None and remaining <= 0
+        return self.late or (remaining is not None and remaining <= 0)
 
 
 class Calls:
@@ -140,6 +146,32 @@ class Calls:
         found.forwarding = True
         found.put("forward", upstream, headers, remove)
 
+    def peek(self, call: int) -> None:
+        """Tell the first message when it comes."""
+        if (found := self.get(call)) is not None:
+            self._loop.spawn(self._tell_first(found))
+
+    async def _tell_first(self, call: Call) -> None:
+        message = await call.requests.get(0)
+        if self.get(call.number) is call and not call.context.cancelled():
+            self._loop.emit((api.CALL_MESSAGE, call.number, message or b"", None))
+
+    def limit(self, call: int, seconds: float) -> None:
+        """End it in `seconds`."""
+        if (found := self._calls.get(call)) is not None:
+            found.timer = self._loop.after(seconds, lambda: self._late(found))
+
+    def _late(self, call: Call) -> None:
+        if self._calls.get(call.number) is not call:
+            return
+        call.late = True
+        if not call.forwarding:
+            del self._calls[call.number]
+            call.put("finish", grpc.StatusCode.DEADLINE_EXCEEDED, grpcio_wire.LATE, ())
+            self._loop.emit((api.CALL_CANCELLED, call.number, b"", grpcio_wire.LATE))
+        elif call.stream is not None:
+            call.stream.cancel()  # its task then finds that it is late
+
     async def serve(self, path: str, options: ListenOptions, source: AsyncIterator[bytes], context: Any) -> None:
         """One call from its first message to its end; the task of grpc's server."""
         call = Call(next(self._loop.ids), path, context, Requests(source, self._loop))
@@ -153,20 +185,26 @@ class Calls:
             self._gone(call)
         finally:
             self._calls.pop(call.number, None)
+            self._loop.cancel(call.timer)
 
     async def _begin(self, call: Call, options: ListenOptions) -> bool:
         """Read what policy must see before it is told: the first message, and for a unary call that it is the only one."""
-        streaming = call.path in options.streaming_paths
-        first = await call.requests.get(0)
+        streaming, first = call.path in options.streaming_paths, None
+        complete: bool | None = not (streaming or options.peek)
+        try:
+            async with asyncio.timeout(PEEK_PATIENCE if options.peek and not streaming else None):
+                first = await call.requests.get(0)
+            complete = complete or first is None
+        except TimeoutError:
+            complete = None
         if not streaming and not options.peek and (first is None or await call.requests.get(1) is not None):
             call.end(grpc.StatusCode.INTERNAL, f"{call.path}: a unary call takes exactly one request message", ())
             return False
-        complete = first is None or not (streaming or options.peek)
         self._calls[call.number] = call
         metadata = grpcio_wire.headers(call.context.invocation_metadata())
-        picked = tuple(next((value for name, value in metadata if name == wanted), b"") for wanted in options.pick)
+        picked = tuple(next((value for name, value in reversed(metadata) if name == wanted), b"") for wanted in options.pick)
         self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked)))
-        if streaming and not complete:
+        if streaming and complete is False:
             self._loop.spawn(self._tell_messages(call))
         return True
 
@@ -184,7 +222,7 @@ class Calls:
     def _gone(self, call: Call) -> None:
         """The caller went away before the answer: tell it once, in the form that policy waits for."""
         if self._calls.pop(call.number, None) is not None:
-            reason = "the deadline has passed" if call.expired() else "the caller is gone"
+            reason = grpcio_wire.LATE if call.expired() else "the caller is gone"
             if call.forwarding:
                 self._loop.emit((api.FORWARDED, call.number, b"", (Outcome.CANCELLED, reason)))
             else:
@@ -210,7 +248,9 @@ class Calls:
         replaced = {name for name, _ in headers} | grpcio_wire.OWN_HEADERS
         whole = grpcio_wire.headers(call.context.invocation_metadata())
         kept = [(name, value) for name, value in whole if name not in replaced and not grpcio_wire.removed(name, remove)]
-        stream = upstream.begin(call.path, [*kept, *headers], call.context.time_remaining())
+        call.stream = stream = upstream.begin(call.path, [*kept, *headers], call.context.time_remaining())
+        if call.late:
+            stream.cancel()
         writer = self._loop.spawn(self._pass_requests(call, stream))
         try:
             if initial := await stream.initial_metadata():
@@ -222,7 +262,12 @@ class Calls:
             status, text, trailers = await stream.code(), await stream.details(), await stream.trailing_metadata()
         except grpc.aio.AioRpcError as error:
             status, text, trailers = error.code(), error.details(), error.trailing_metadata()
+        except asyncio.CancelledError:
+            if not call.late:
+                raise
+            status, text, trailers = grpc.StatusCode.DEADLINE_EXCEEDED, grpcio_wire.LATE, ()
         finally:
+            call.stream = None
             writer.cancel()
             stream.cancel()
             upstream.end()
@@ -244,7 +289,7 @@ class Calls:
             refusal = text
         outcome = (Outcome.DELIVERED, str(status.value[0]))
         if status is grpc.StatusCode.DEADLINE_EXCEEDED and call.expired():
-            outcome = (Outcome.CANCELLED, "the deadline has passed")
+            outcome = (Outcome.CANCELLED, grpcio_wire.LATE)
         elif not call.answered and call.requests.whole and refusal is not None:
             call.forwarding = False
             self._loop.emit((api.FORWARDED, call.number, b"", (Outcome.REFUSED, refusal)))

@@ -1,4 +1,4 @@
-"""Plain HTTP/1.1 for admin ports of the grpcio backend: small requests, whole answers, connections kept open."""
+"""Plain HTTP/1.1 for `http_only` ports of the grpcio backend: small requests, whole answers, connections kept open."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HttpRequest:
     def header(self, name: str) -> bytes:
         """Value of a header, b'' when absent; `:authority` is the Host."""
         wanted = "host" if name == ":authority" else name
-        return next((value for key, value in self.headers if key == wanted), b"")
+        return next((value for key, value in reversed(self.headers) if key == wanted), b"")
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Answer whole."""

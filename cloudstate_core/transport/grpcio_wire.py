@@ -15,6 +15,7 @@ import grpc
 from cloudstate_core.transport.api import Header
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+LATE = "the deadline has passed"
 OWN_HEADERS = frozenset({"te", "content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "accept-encoding"})
 """Headers that a channel writes itself."""
 _UNPROCESSED = ("failed to connect", "rst_stream with error code 7", "goaway received", "connection refused")

@@ -11,12 +11,6 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode};
 
-fn wake(call: &mut Call) {
-    if let Some(waker) = call.waker.take() {
-        waker.wake();
-    }
-}
-
 /// Answer with a status alone, gRPC's or HTTP's.
 pub fn refuse(respond: &mut SendResponse<Bytes>, kind: Kind, status: i32, text: &str) {
     if kind == Kind::Http {
@@ -75,7 +69,7 @@ pub fn reply(core: &Core, id: u64, message: &[u8], headers: Pairs) {
             let _ = tx.send_trailers(grpc::trailers(0, "", Vec::new()));
         }
     }
-    wake(&mut call);
+    call.wake();
 }
 
 /// One message of a streaming answer.
@@ -101,7 +95,7 @@ pub fn send_message(core: &Core, id: u64, message: &[u8]) {
         outlet.reset(h2::Reason::ENHANCE_YOUR_CALM); // its task then finds the caller gone and tells policy
     }
     if overflow || outlet.is_blocked() {
-        wake(call);
+        call.wake();
     }
 }
 
@@ -125,19 +119,19 @@ pub fn finish(core: &Core, id: u64, status: i32, message: &str, trailers: Pairs)
             outlet.finish(grpc::trailers(status, message, trailers));
             if !outlet.is_finished() {
                 call.closing = true;
-                return wake(call);
+                return call.wake();
             }
         }
         Exchange::Away => {
             call.command = Some(Command::Abort(status, message.to_owned()));
-            return wake(call);
+            return call.wake();
         }
         Exchange::Http1(_) => return,
     }
     let ended = calls.remove(id);
     drop(calls);
     if let Some(mut call) = ended {
-        wake(&mut call);
+        call.wake();
     }
 }
 
@@ -158,13 +152,13 @@ pub fn respond(core: &Core, id: u64, status: StatusCode, headers: Pairs, body: B
                 i32::from(status.as_u16()),
                 String::from_utf8_lossy(&body).into_owned(),
             ));
-            return wake(call);
+            return call.wake();
         }
         Exchange::Body(_) => return,
     }
     let ended = calls.remove(id);
     drop(calls);
     if let Some(mut call) = ended {
-        wake(&mut call);
+        call.wake();
     }
 }

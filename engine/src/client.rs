@@ -25,7 +25,9 @@ use tokio::time::Instant;
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(2);
-/// Calls that may wait for the peer to let more streams begin.
+/// Connections to one peer.
+const MOST_CONNECTIONS: usize = 32;
+/// Calls that may wait for the peer to let more streams begin, per connection.
 const MOST_WAITING: usize = 10_000;
 /// Messages, and bytes of them, that may wait for a connection on one stream.
 const MOST_PENDING: usize = 10_000;
@@ -33,33 +35,43 @@ const MOST_PENDING_BYTES: usize = 64 * 1024 * 1024;
 /// The largest message taken from a peer.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
-enum Link {
+/// What became of the last attempt to connect.
+enum Dialing {
     Idle,
     Connecting,
-    Ready(SendRequest<Bytes>),
     Failed { until: Instant, reason: String },
 }
 
-/// A peer, by address.
+/// A connection that stands, and how many streams are on it.
+struct Link {
+    sender: SendRequest<Bytes>,
+    streams: Rc<Cell<usize>>,
+}
+
+/// A peer, by address. When all streams that it lets begin on one connection are open, the next one goes on a further connection.
 pub struct Upstream {
     pub target: String,
     pub http1: Pool,
-    link: RefCell<Link>,
+    links: RefCell<Vec<Link>>,
+    dialing: RefCell<Dialing>,
     changed: Notify,
     backoff: Cell<Duration>,
-    generation: Cell<u64>,
-    streams: Cell<usize>,
 }
 
-/// A place among the streams of an upstream.
+/// A place among the streams of a connection.
 pub struct Lease {
     upstream: Rc<Upstream>,
     sender: SendRequest<Bytes>,
+    streams: Rc<Cell<usize>>,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.upstream.streams.set(self.upstream.streams.get() - 1);
+        self.streams.set(self.streams.get() - 1);
+        let mut links = self.upstream.links.borrow_mut();
+        if self.streams.get() == 0 && links.len() > 1 {
+            links.retain(|link| !Rc::ptr_eq(&link.streams, &self.streams)); // one was too many
+        }
     }
 }
 
@@ -74,33 +86,30 @@ impl Upstream {
         Rc::new(Upstream {
             target,
             http1: Pool::default(),
-            link: RefCell::new(Link::Idle),
+            links: RefCell::default(),
+            dialing: RefCell::new(Dialing::Idle),
             changed: Notify::new(),
             backoff: Cell::new(FIRST_BACKOFF),
-            generation: Cell::new(0),
-            streams: Cell::new(0),
         })
     }
 
     /// A connection that takes a new stream, or why there is none. While it backs off it fails at once, with the last reason.
     pub async fn acquire(self: &Rc<Self>) -> Result<Lease, String> {
         loop {
+            if let Some(lease) = self.lease(0) {
+                return Ok(lease);
+            }
             let changed = {
-                let mut link = self.link.borrow_mut();
-                match &*link {
-                    Link::Ready(sender) => {
-                        let mut sender = sender.clone();
-                        let mut context = Context::from_waker(Waker::noop());
-                        if let Poll::Ready(Err(_)) = sender.poll_ready(&mut context) {
-                            *link = Link::Idle; // GOAWAY, or lost: its streams end by themselves, new ones need a new one
-                            continue;
-                        }
-                        return self.lease(sender);
+                let full = self.links.borrow().len() >= MOST_CONNECTIONS;
+                let mut dialing = self.dialing.borrow_mut();
+                match &*dialing {
+                    _ if full => return self.queue(),
+                    Dialing::Failed { until, reason } if Instant::now() < *until => {
+                        return self.queue().map_err(|_| reason.clone());
                     }
-                    Link::Failed { until, reason } if Instant::now() < *until => return Err(reason.clone()),
-                    Link::Connecting => self.changed.notified(),
-                    Link::Idle | Link::Failed { .. } => {
-                        *link = Link::Connecting;
+                    Dialing::Connecting => self.changed.notified(),
+                    Dialing::Idle | Dialing::Failed { .. } => {
+                        *dialing = Dialing::Connecting;
                         drop(spawn_local(connect(self.clone())));
                         self.changed.notified()
                     }
@@ -110,18 +119,32 @@ impl Upstream {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: SendRequest<Bytes>) -> Result<Lease, String> {
-        let most = sender.current_max_send_streams().saturating_add(MOST_WAITING);
-        if self.streams.get() >= most {
-            return Err(format!(
-                "{}: {most} calls are open or wait for a stream; no more are taken",
+    /// Wait for the peer to let a stream begin on one of the connections that stand.
+    fn queue(self: &Rc<Self>) -> Result<Lease, String> {
+        self.lease(MOST_WAITING).ok_or_else(|| {
+            format!(
+                "{}: {MOST_WAITING} calls wait for a stream already; no more are taken",
                 self.target
-            ));
-        }
-        self.streams.set(self.streams.get() + 1);
-        Ok(Lease {
+            )
+        })
+    }
+
+    /// A place on a connection with fewer streams than the peer lets begin, and `waiting` more.
+    fn lease(self: &Rc<Self>, waiting: usize) -> Option<Lease> {
+        let mut links = self.links.borrow_mut();
+        // GOAWAY, or lost: its streams end by themselves, new ones need a new one.
+        let mut context = Context::from_waker(Waker::noop());
+        links.retain(|link| !matches!(link.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_))));
+        let roomy = |link: &&Link| link.streams.get() < link.sender.current_max_send_streams().saturating_add(waiting);
+        let link = match waiting {
+            0 => links.iter().find(roomy),
+            _ => links.iter().min_by_key(|link| link.streams.get()).filter(roomy),
+        }?;
+        link.streams.set(link.streams.get() + 1);
+        Some(Lease {
             upstream: self.clone(),
-            sender,
+            sender: link.sender.clone(),
+            streams: link.streams.clone(),
         })
     }
 }
@@ -154,20 +177,19 @@ async fn connect(upstream: Rc<Upstream>) {
     match result {
         Ok((sender, connection)) => {
             upstream.backoff.set(FIRST_BACKOFF);
-            upstream.generation.set(upstream.generation.get() + 1);
-            let generation = upstream.generation.get();
-            upstream.link.replace(Link::Ready(sender));
+            upstream.dialing.replace(Dialing::Idle);
+            upstream.links.borrow_mut().push(Link {
+                sender,
+                streams: Rc::default(),
+            });
             upstream.changed.notify_waiters();
+            drop(upstream); // the connection ends when nobody may send on it any more
             let _ = connection.await;
-            let mut link = upstream.link.borrow_mut();
-            if upstream.generation.get() == generation && matches!(*link, Link::Ready(_)) {
-                *link = Link::Idle;
-            }
         }
         Err(reason) => {
             let backoff = upstream.backoff.get();
             upstream.backoff.set((backoff * 2).min(LAST_BACKOFF));
-            upstream.link.replace(Link::Failed {
+            upstream.dialing.replace(Dialing::Failed {
                 until: Instant::now() + backoff,
                 reason,
             });

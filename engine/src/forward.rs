@@ -7,7 +7,7 @@ use crate::client::{Lease, Upstream};
 use crate::core::{Core, End, Event};
 use crate::grpc;
 use crate::headers::{rewrite, Pairs, Pattern};
-use crate::server::{is_due, Alarm, Command, Exchange, Intake, Kind, LATE};
+use crate::server::{is_due, late_status, tighten, Alarm, Command, Exchange, Intake, Kind, LATE};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
@@ -105,7 +105,7 @@ pub async fn run(
         Ok(end) => end,
         Err(Parted::CallerGone) => End::Cancelled("the caller is gone".to_owned()),
         Err(Parted::DeadlinePassed) => {
-            caller.fail(kind, grpc::DEADLINE_EXCEEDED, LATE);
+            caller.fail(kind, late_status(kind), LATE);
             End::Cancelled(LATE.to_owned())
         }
         Err(Parted::Aborted(status, text)) => {
@@ -147,6 +147,7 @@ fn poll_parted(
         if let Some(Command::Abort(status, text)) = call.command.take() {
             return Poll::Ready(Parted::Aborted(status, text));
         }
+        tighten(alarm, call.limit.take());
         match &mut call.waker {
             Some(waker) => waker.clone_from(context.waker()),
             None => call.waker = Some(context.waker().clone()),

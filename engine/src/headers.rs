@@ -123,14 +123,36 @@ pub fn rewrite(headers: &mut HeaderMap, replace: &Pairs, remove: &[Pattern]) {
     }
 }
 
-/// Take away what belongs to one HTTP/1.1 connection (HTTP/2 has none of it).
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(http::header::CONNECTION)
-        .iter()
+/// The items of a comma-separated header.
+fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter();
+    values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .map(str::trim)
+}
+
+/// The protocol that one side of an HTTP/1.1 connection wants to switch to. HTTP itself (h2c) is none: what follows would be requests that
+/// nobody routes.
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = items(headers, http::header::CONNECTION).any(|item| item.eq_ignore_ascii_case("upgrade"));
+    let http = items(headers, http::header::UPGRADE).any(|item| {
+        let protocol = item.split('/').next().unwrap_or(item);
+        ["h2c", "h2", "http", "tls"].iter().any(|known| protocol.eq_ignore_ascii_case(known))
+    });
+    headers.get(http::header::UPGRADE).filter(|_| asked && !http).cloned()
+}
+
+/// Say that the connection switches to a protocol.
+pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(http::header::UPGRADE, protocol);
+}
+
+/// Take away what belongs to one HTTP/1.1 connection (HTTP/2 has none of it).
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = items(headers, http::header::CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         .collect();
     for name in named {
         headers.remove(name);
@@ -161,6 +183,21 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_switch_of_protocols_is_asked_for_by_both_headers_and_never_to_http() {
+        for (connection, protocol, expected) in [
+            ("Upgrade", "websocket", true),
+            ("keep-alive, upgrade", "WebSocket", true),
+            ("keep-alive", "websocket", false),
+            ("Upgrade, HTTP2-Settings", "h2c", false),
+            ("upgrade", "websocket, H2C", false),
+            ("upgrade", "HTTP/2.0", false),
+        ] {
+            let headers = map(&[("connection", connection), ("upgrade", protocol)]);
+            assert_eq!(upgrade(&headers).is_some(), expected, "{connection}: {protocol}");
+        }
     }
 
     #[test]

@@ -1,20 +1,22 @@
-//! HTTP/1.1 by hyper: requests told to policy like any other, and passed through to upstreams as streams.
+//! HTTP/1.1 by hyper: requests told to policy like any other, and passed through to upstreams as streams. After an upstream has agreed to
+//! switch protocols (WebSocket), the bytes of both connections are passed on until both sides have ended.
 
 use crate::client::{dial, Upstream};
-use crate::core::{Core, End, Event, OpenConnection};
+use crate::core::{Core, End, Event, OpenCall, OpenConnection};
 use crate::forward::Order;
-use crate::headers::{rewrite, strip_hop_by_hop};
+use crate::headers::{rewrite, set_upgrade, strip_hop_by_hop, upgrade};
 use crate::listener::{Options, GREETING_LIMIT};
-use crate::server::{Call, Command, Exchange, Kind};
+use crate::server::{is_due, tighten, Alarm, Call, Command, Exchange, Kind, LATE};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use hyper::upgrade::{self, OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{poll_fn, Future};
@@ -26,6 +28,8 @@ use tokio::task::spawn_local;
 
 /// Connections kept for another request, per upstream.
 const MOST_IDLE: usize = 256;
+/// Bytes of each direction that may be on their way after a switch of protocols.
+const SPLICE_BUFFER: usize = 16 * 1024;
 
 type Fail = hyper::Error;
 
@@ -73,6 +77,14 @@ impl Body for Through {
     }
 }
 
+/// What the task of a connection and the answer on its way share.
+#[derive(Default)]
+struct Link {
+    /// When the answer on its way must have ended.
+    alarm: RefCell<Alarm>,
+    cut: Cell<bool>,
+}
+
 /// A forwarded answer on its way; tells its end exactly once, at the latest when hyper drops it.
 pub struct Passing {
     core: Rc<Core>,
@@ -80,11 +92,26 @@ pub struct Passing {
     text: String,
     told: bool,
     complete_when_dropped: bool,
+    link: Rc<Link>,
+    _open: OpenCall,
 }
 
 impl Passing {
+    fn new(core: &Rc<Core>, id: u64, text: &str, complete_when_dropped: bool, link: Rc<Link>, open: OpenCall) -> Passing {
+        Passing {
+            core: core.clone(),
+            id,
+            text: text.to_owned(),
+            told: false,
+            complete_when_dropped,
+            link,
+            _open: open,
+        }
+    }
+
     fn tell(&mut self, end: End) {
         if !std::mem::replace(&mut self.told, true) {
+            self.link.alarm.take();
             self.core.emit(Event::Forwarded(self.id, end));
         }
     }
@@ -92,6 +119,8 @@ impl Passing {
     fn end(&mut self, whole: bool) {
         let end = if whole {
             End::Delivered(std::mem::take(&mut self.text))
+        } else if self.link.cut.get() {
+            End::Cancelled(LATE.to_owned())
         } else {
             End::Cancelled("the caller is gone".to_owned())
         };
@@ -138,21 +167,27 @@ fn text(status: StatusCode, text: &str) -> Response<Through> {
 
 /// Serve one HTTP/1.1 connection.
 pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guard: OpenConnection) {
+    let link = Rc::<Link>::default();
     let service = hyper::service::service_fn(|request| {
-        let (core, options) = (core.clone(), options.clone());
-        async move { Ok::<_, Infallible>(call(core, options, request).await) }
+        let (core, options, link) = (core.clone(), options.clone(), link.clone());
+        async move { Ok::<_, Infallible>(call(core, options, link, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(GREETING_LIMIT)
         .max_buf_size(options.max_header.max(8192))
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut closing = false;
     let _ = poll_fn(|context| {
         if !closing && guard.is_draining(context.waker()) {
             closing = true;
             connection.as_mut().graceful_shutdown();
+        }
+        if is_due(&mut link.alarm.borrow_mut(), context) {
+            link.cut.set(true); // with the connection goes the answer on its way
+            return Poll::Ready(Ok(()));
         }
         connection.as_mut().poll(context)
     })
@@ -182,8 +217,15 @@ impl Drop for Attending {
     }
 }
 
-async fn call(core: Rc<Core>, options: Rc<Options>, request: Request<Incoming>) -> Response<Through> {
-    let _open = core.enter();
+async fn call(core: Rc<Core>, options: Rc<Options>, link: Rc<Link>, mut request: Request<Incoming>) -> Response<Through> {
+    let open = core.enter();
+    let mut switch = upgrade(request.headers())
+        .filter(|_| options.peek && request.version() == Version::HTTP_11)
+        .map(|protocol| Switch {
+            protocol,
+            client: upgrade::on(&mut request),
+        });
+    let mut alarm = None;
     let (head, body) = request.into_parts();
     let (first, mut request_body) = if options.peek {
         (Bytes::new(), Some(Through::Incoming(body)))
@@ -212,56 +254,107 @@ async fn call(core: Rc<Core>, options: Rc<Options>, request: Request<Incoming>) 
     };
     core.emit(Event::Call(id));
     loop {
-        let Some(order) = poll_fn(|context| poll_order(&core, id, context)).await else {
-            return slot
-                .0
-                .take()
-                .unwrap_or_else(|| text(StatusCode::BAD_GATEWAY, "the request was not answered"));
+        let order = match poll_fn(|context| poll_order(&core, id, &mut alarm, context)).await {
+            Met::Order(order) => order,
+            Met::Answered => {
+                return slot
+                    .0
+                    .take()
+                    .unwrap_or_else(|| text(StatusCode::BAD_GATEWAY, "the request was not answered"))
+            }
+            Met::Late => {
+                core.calls.borrow_mut().remove(id);
+                core.emit(Event::CallCancelled(id, LATE));
+                return text(StatusCode::GATEWAY_TIMEOUT, LATE);
+            }
         };
         attending.away = true;
+        let protocol = switch.as_ref().map(|switch| &switch.protocol);
         let forwarded = {
-            let mut forwarding = std::pin::pin!(forward(&core, id, order, &head, &mut request_body));
+            let mut forwarding = std::pin::pin!(forward(&core, id, order, &head, protocol, &mut request_body));
             poll_fn(|context| match forwarding.as_mut().poll(context) {
-                Poll::Pending => poll_answered(&core, id, &slot, context).map(Some),
+                Poll::Pending => poll_parted(&core, id, &slot, &mut alarm, context).map(Forwarded::Ended),
                 ready => ready,
             })
             .await
         };
-        if let Some(response) = forwarded {
-            return response;
+        match forwarded {
+            Forwarded::Refused => attending.away = false,
+            Forwarded::Ended(response) => return response,
+            Forwarded::Answered(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let passing = Passing::new(&core, id, "101", true, Rc::default(), open);
+                return match switch.take() {
+                    Some(switch) => switch_protocols(passing, switch, response, alarm),
+                    None => unasked(passing),
+                };
+            }
+            Forwarded::Answered(response) => {
+                link.alarm.replace(alarm);
+                let (text, whole) = (response.status().to_string(), response.body().is_end_stream());
+                let passing = Passing::new(&core, id, &text[..3], whole, link, open);
+                return pass_back(passing, response);
+            }
         }
-        attending.away = false;
     }
 }
 
-/// An order, or None once the call is answered.
-fn poll_order(core: &Core, id: u64, context: &mut Context<'_>) -> Poll<Option<Order>> {
+/// What a request that waits for policy meets.
+enum Met {
+    Order(Order),
+    Answered,
+    Late,
+}
+
+/// How a forward went.
+enum Forwarded {
+    /// It is open still.
+    Refused,
+    /// By an answer of ours; its end is told.
+    Ended(Response<Through>),
+    Answered(Response<Incoming>),
+}
+
+fn poll_order(core: &Core, id: u64, alarm: &mut Alarm, context: &mut Context<'_>) -> Poll<Met> {
     let mut calls = core.calls.borrow_mut();
     let Some(call) = calls.get_mut(id) else {
-        return Poll::Ready(None);
+        return Poll::Ready(Met::Answered);
     };
     if let Some(Command::Forward(order)) = call.command.take() {
-        return Poll::Ready(Some(order));
+        return Poll::Ready(Met::Order(order));
     }
+    tighten(alarm, call.limit.take());
     match &mut call.waker {
         Some(waker) => waker.clone_from(context.waker()),
         None => call.waker = Some(context.waker().clone()),
     }
+    if is_due(alarm, context) {
+        return Poll::Ready(Met::Late);
+    }
     Poll::Pending
 }
 
-/// Policy's answer to a request that is being forwarded: it ends the forward.
-fn poll_answered(core: &Core, id: u64, slot: &Slot, context: &mut Context<'_>) -> Poll<Response<Through>> {
+/// What ends a forward before the upstream has answered: policy's own answer, or the call's limit.
+fn poll_parted(
+    core: &Core,
+    id: u64,
+    slot: &Slot,
+    alarm: &mut Alarm,
+    context: &mut Context<'_>,
+) -> Poll<Response<Through>> {
     if let Some(call) = core.calls.borrow_mut().get_mut(id) {
+        tighten(alarm, call.limit.take());
         call.waker = Some(context.waker().clone());
     }
-    match slot.0.take() {
-        Some(response) => {
-            core.emit(Event::Forwarded(id, End::Cancelled("answered by policy".to_owned())));
-            Poll::Ready(response)
-        }
-        None => Poll::Pending,
+    if let Some(response) = slot.0.take() {
+        core.emit(Event::Forwarded(id, End::Cancelled("answered by policy".to_owned())));
+        return Poll::Ready(response);
     }
+    if is_due(alarm, context) {
+        core.calls.borrow_mut().remove(id);
+        core.emit(Event::Forwarded(id, End::Cancelled(LATE.to_owned())));
+        return Poll::Ready(text(StatusCode::GATEWAY_TIMEOUT, LATE));
+    }
+    Poll::Pending
 }
 
 async fn read(mut body: Incoming, max: usize) -> Result<Bytes, Response<Through>> {
@@ -306,57 +399,101 @@ async fn connect(upstream: &Upstream) -> Result<SendRequest<Through>, String> {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
         .await
         .map_err(|error| format!("failed to connect to {}: {error}", upstream.target))?;
-    drop(spawn_local(async move { drop(connection.await) }));
+    drop(spawn_local(async move { drop(connection.with_upgrades().await) }));
     Ok(sender)
 }
 
-/// Forward once; None when it was refused and the request is still open.
+/// Forward once.
 async fn forward(
     core: &Rc<Core>,
     id: u64,
     order: Order,
     head: &Parts,
+    protocol: Option<&HeaderValue>,
     body: &mut Option<Through>,
-) -> Option<Response<Through>> {
+) -> Forwarded {
     let replayable = body.as_ref().is_some_and(Body::is_end_stream) || matches!(body, Some(Through::Whole(_)));
     let sent = match &order.upstream {
-        Some(upstream) => send(upstream, &order, head, body).await,
+        Some(upstream) => send(upstream, &order, head, protocol, body).await,
         None => Err(End::Refused("the upstream is not known".to_owned())),
     };
     let response = match sent {
         Ok(response) => response,
         Err(End::Refused(why)) if body.is_some() => {
             core.emit(Event::Forwarded(id, End::Refused(why)));
-            return None;
+            return Forwarded::Refused;
         }
-        Err(End::Refused(why) | End::Failed(why)) => {
+        Err(End::Refused(why) | End::Failed(why) | End::Cancelled(why) | End::Delivered(why)) => {
             core.calls.borrow_mut().remove(id);
             core.emit(Event::Forwarded(id, End::Failed(why.clone())));
-            return Some(text(StatusCode::BAD_GATEWAY, &why));
+            return Forwarded::Ended(text(StatusCode::BAD_GATEWAY, &why));
         }
-        Err(_) => return None,
     };
     if let Some(why) = response.headers().get(&crate::grpc::REFUSED).filter(|_| replayable) {
         let why = String::from_utf8_lossy(why.as_bytes()).into_owned();
         core.emit(Event::Forwarded(id, End::Refused(why)));
-        return None;
+        return Forwarded::Refused;
     }
     core.calls.borrow_mut().remove(id);
-    Some(pass_back(core, id, response))
+    Forwarded::Answered(response)
 }
 
-fn pass_back(core: &Rc<Core>, id: u64, response: Response<Incoming>) -> Response<Through> {
+fn pass_back(passing: Passing, response: Response<Incoming>) -> Response<Through> {
     let (mut head, body) = response.into_parts();
     strip_hop_by_hop(&mut head.headers);
-    let passing = Passing {
-        core: core.clone(),
-        id,
-        text: head.status.as_str().to_owned(),
-        told: false,
-        complete_when_dropped: body.is_end_stream(),
-    };
     head.version = Version::HTTP_11;
     Response::from_parts(head, Through::Answer(body, passing))
+}
+
+/// The client's side of a switch of protocols that it has asked for.
+struct Switch {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+/// Agree as the upstream has agreed, and pass bytes on from then on.
+fn switch_protocols(
+    passing: Passing,
+    switch: Switch,
+    mut response: Response<Incoming>,
+    alarm: Alarm,
+) -> Response<Through> {
+    let upstream = upgrade::on(&mut response);
+    let (mut head, _) = response.into_parts();
+    let protocol = head.headers.get(http::header::UPGRADE).cloned();
+    strip_hop_by_hop(&mut head.headers);
+    set_upgrade(&mut head.headers, protocol.unwrap_or(switch.protocol));
+    drop(spawn_local(splice(passing, switch.client, upstream, alarm)));
+    Response::from_parts(head, Through::Whole(Full::default()))
+}
+
+/// Both directions, as fast as the slower side reads, each until its sender ends it.
+async fn splice(mut passing: Passing, client: OnUpgrade, upstream: OnUpgrade, mut alarm: Alarm) {
+    let both = async {
+        let (client, upstream) = tokio::try_join!(client, upstream).map_err(|_| "the caller is gone")?;
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        // A connection that breaks is an end like any other: what it meant only the two sides know.
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, SPLICE_BUFFER, SPLICE_BUFFER).await;
+        Ok(())
+    };
+    let mut both = std::pin::pin!(both);
+    let ended: Result<(), &str> = poll_fn(|context| {
+        if is_due(&mut alarm, context) {
+            return Poll::Ready(Err(LATE));
+        }
+        both.as_mut().poll(context)
+    })
+    .await;
+    if let Err(why) = ended {
+        passing.tell(End::Cancelled(why.to_owned()));
+    }
+}
+
+/// An upstream that switches protocols though nobody has asked for it.
+fn unasked(mut passing: Passing) -> Response<Through> {
+    let why = "the upstream switched protocols though nobody has asked for it";
+    passing.fail(why.to_owned());
+    text(StatusCode::BAD_GATEWAY, why)
 }
 
 /// Send on a waiting connection, or a new one. A request that never left is left in `body`.
@@ -364,6 +501,7 @@ async fn send(
     upstream: &Rc<Upstream>,
     order: &Order,
     head: &Parts,
+    protocol: Option<&HeaderValue>,
     body: &mut Option<Through>,
 ) -> Result<Response<Incoming>, End> {
     let replay = match body {
@@ -371,6 +509,8 @@ async fn send(
         Some(body) if body.is_end_stream() => Some(Through::Whole(Full::default())),
         _ => None,
     };
+    let harmless = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(&head.method)
+        && body.as_ref().is_some_and(Body::is_end_stream);
     loop {
         let pooled = upstream.http1.take();
         let fresh = pooled.is_none();
@@ -385,15 +525,20 @@ async fn send(
         let Some(content) = body.take() else {
             return Err(End::Failed("the request body is spent".to_owned()));
         };
-        match sender.try_send_request(request(upstream, order, head, content)).await {
+        match sender.try_send_request(request(upstream, order, head, protocol, content)).await {
             Ok(response) => {
-                upstream.http1.put(sender);
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    upstream.http1.put(sender);
+                }
                 *body = replay;
                 return Ok(response);
             }
             Err(mut error) => {
                 *body = error.take_message().map(Request::into_body);
                 let why = format!("{}: {}", upstream.target, error.error());
+                if body.is_none() && !fresh && harmless && error.error().is_incomplete_message() {
+                    *body = Some(Through::Whole(Full::default())); // most likely closed as it was taken: no byte of an answer came
+                }
                 match body {
                     Some(_) if !fresh => {} // the peer closed it while it waited: nothing was sent
                     Some(_) => return Err(End::Refused(why)),
@@ -404,13 +549,22 @@ async fn send(
     }
 }
 
-fn request(upstream: &Upstream, order: &Order, head: &Parts, body: Through) -> Request<Through> {
+fn request(
+    upstream: &Upstream,
+    order: &Order,
+    head: &Parts,
+    protocol: Option<&HeaderValue>,
+    body: Through,
+) -> Request<Through> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     let path = head.uri.path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| head.uri.clone(), http::Uri::from);
     let mut headers = head.headers.clone();
     strip_hop_by_hop(&mut headers);
+    if let Some(protocol) = protocol {
+        set_upgrade(&mut headers, protocol.clone());
+    }
     rewrite(&mut headers, &order.replace, &order.remove);
     if !headers.contains_key(http::header::HOST) {
         if let Ok(host) = HeaderValue::from_str(&upstream.target) {

@@ -19,7 +19,7 @@ mod turn;
 use crate::core::{Core, Posted, Shared};
 use crate::forward::Order;
 use crate::headers::Pattern;
-use crate::server::{Command, Exchange};
+use crate::server::{Command, Exchange, Kind};
 use bytes::Bytes;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -252,9 +252,28 @@ impl Engine {
                 replace,
                 remove,
             }));
-            if let Some(waker) = call.waker.take() {
-                waker.wake();
+            call.wake();
+        }
+        Ok(())
+    }
+
+    fn peek(&self, call: u64) -> PyResult<()> {
+        let core = self.core()?;
+        let mut calls = core.calls.borrow_mut();
+        if let Some(call) = calls.get_mut(call).filter(|call| call.kind == Kind::Peek) {
+            if matches!(call.exchange, Exchange::Head(_)) && call.command.is_none() {
+                call.command = Some(Command::Peek);
+                call.wake();
             }
+        }
+        Ok(())
+    }
+
+    fn limit(&self, call: u64, delay: f64) -> PyResult<()> {
+        let core = self.core()?;
+        if let Some(call) = core.calls.borrow_mut().get_mut(call) {
+            call.limit = tokio::time::Instant::now().checked_add(seconds(delay));
+            call.wake();
         }
         Ok(())
     }

@@ -70,7 +70,8 @@ pub fn picked<'py>(py: Python<'py>, pick: &Pick, head: &Parts) -> Bound<'py, PyB
         (Pick::Authority, None) => &http::header::HOST,
         (Pick::Name(name), None) => name,
     };
-    match head.headers.get(name) {
+    // The last value of several: proxies in front append theirs to what the client may have sent.
+    match head.headers.get_all(name).iter().next_back() {
         Some(value) => value_to_python(py, name.as_str(), value),
         None => PyBytes::new(py, b""),
     }

@@ -16,6 +16,7 @@ use std::future::{poll_fn, Future};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, Sleep};
@@ -23,6 +24,8 @@ use tokio::time::{Instant, Sleep};
 /// What a peer may send on one stream, and on one connection, before it is read.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// Time for the first message of a call before a peeking listener tells the call without it.
+const PEEK_PATIENCE: Duration = Duration::from_millis(10);
 
 /// How policy meets a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub enum Exchange {
 /// What policy orders the task of a call to do.
 pub enum Command {
     Forward(Order),
+    /// Tell the first message, of which CALL told that it was not seen.
+    Peek,
     /// Policy ends a call that is being forwarded: gRPC status (or HTTP status), text.
     Abort(i32, String),
 }
@@ -77,8 +82,12 @@ pub struct Call {
     pub options: Rc<Options>,
     pub first: Bytes,
     pub complete: bool,
+    /// `first` is the first message, or there is none.
+    pub peeked: bool,
     pub exchange: Exchange,
     pub command: Option<Command>,
+    /// When policy wants it to end at the latest; its task takes it over.
+    pub limit: Option<Instant>,
     pub waker: Option<Waker>,
     pub told: bool,
     /// Policy has finished it; only what it sent before is still being written.
@@ -100,11 +109,20 @@ impl Call {
             options: options.clone(),
             first,
             complete,
+            peeked: true,
             exchange,
             command: None,
+            limit: None,
             waker: None,
             told: false,
             closing: false,
+        }
+    }
+
+    /// Let its task look at what has changed.
+    pub fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 }
@@ -114,6 +132,7 @@ pub enum Step {
     /// Answered.
     Done,
     Forward(Order),
+    Peek,
     CallerGone,
     DeadlinePassed,
 }
@@ -258,19 +277,25 @@ impl Intake {
         Ok(joined.freeze())
     }
 
-    /// What policy sees first, and whether it is all.
-    async fn first(&mut self, kind: Kind, options: &Options) -> Result<(Bytes, bool), Trouble> {
+    /// What policy sees first, whether it is all, and whether it is the first message.
+    async fn first(&mut self, kind: Kind, options: &Options) -> Result<(Bytes, bool, bool), Trouble> {
         Ok(match kind {
-            Kind::Unary => (self.only_message().await?, true),
-            Kind::Streaming | Kind::Peek => match self.message(kind == Kind::Peek).await? {
-                Some(message) => (message, self.ended && self.deframer.is_empty()),
-                None => (Bytes::new(), true),
+            Kind::Unary => (self.only_message().await?, true, true),
+            Kind::Streaming => match self.message(false).await? {
+                Some(message) => (message, self.ended && self.deframer.is_empty(), true),
+                None => (Bytes::new(), true, true),
             },
-            Kind::Http if options.peek => (Bytes::new(), self.ended),
+            Kind::Peek => match tokio::time::timeout(PEEK_PATIENCE, self.message(true)).await {
+                Ok(Ok(Some(message))) => (message, self.ended && self.deframer.is_empty(), true),
+                Ok(Ok(None)) => (Bytes::new(), true, true),
+                Ok(Err(Trouble::Gone)) => return Err(Trouble::Gone),
+                Ok(Err(Trouble::Refuse(..))) | Err(_) => (Bytes::new(), false, false),
+            },
+            Kind::Http if options.peek => (Bytes::new(), self.ended, true),
             Kind::Http => {
                 let body = self.all(options.max_message).await?;
                 self.retained.push(body.clone());
-                (body, true)
+                (body, true, true)
             }
         })
     }
@@ -296,12 +321,13 @@ async fn call(core: Rc<Core>, options: Rc<Options>, head: Parts, body: RecvStrea
         })
         .await
     };
-    let (first, complete) = match first {
+    let (first, complete, peeked) = match first {
         Ok(first) => first,
         Err(Trouble::Gone) => return,
         Err(Trouble::Refuse(status, text)) => return answer::refuse(&mut respond, kind, status, &text),
     };
-    let call = Call::new(kind, Rc::new(head), &options, first, complete, Exchange::Head(respond));
+    let mut call = Call::new(kind, Rc::new(head), &options, first, complete, Exchange::Head(respond));
+    call.peeked = peeked;
     let id = core.calls.borrow_mut().insert(call);
     core.emit(Event::Call(id));
     attend(&core, id, kind, complete, intake, deadline, alarm).await;
@@ -309,12 +335,31 @@ async fn call(core: Rc<Core>, options: Rc<Options>, head: Parts, body: RecvStrea
 
 pub const LATE: &str = "the deadline of the call has passed";
 
+/// The status of a call whose deadline has passed, gRPC's or HTTP's.
+pub fn late_status(kind: Kind) -> i32 {
+    if kind == Kind::Http {
+        504
+    } else {
+        grpc::DEADLINE_EXCEEDED
+    }
+}
+
 pub type Alarm = Option<Pin<Box<Sleep>>>;
 
 pub fn is_due(alarm: &mut Alarm, context: &mut Context<'_>) -> bool {
     alarm
         .as_mut()
         .is_some_and(|alarm| alarm.as_mut().poll(context).is_ready())
+}
+
+/// Ring at `limit` if that is earlier.
+pub fn tighten(alarm: &mut Alarm, limit: Option<Instant>) {
+    let Some(limit) = limit else { return };
+    match alarm {
+        Some(alarm) if alarm.deadline() <= limit => {}
+        Some(alarm) => alarm.as_mut().reset(limit),
+        None => *alarm = Some(Box::pin(tokio::time::sleep_until(limit))),
+    }
 }
 
 /// Stay with a call that policy knows until it is answered.
@@ -332,8 +377,14 @@ async fn attend(
             return settle(core, id, step);
         }
     }
+    let mut met = None;
     loop {
-        match poll_fn(|context| poll_step(core, id, &mut alarm, context)).await {
+        let step = match met.take() {
+            Some(step) => step,
+            None => poll_fn(|context| poll_step(core, id, &mut alarm, context)).await,
+        };
+        match step {
+            Step::Peek => met = Box::pin(read_first(core, id, &mut intake, &mut alarm)).await,
             Step::Forward(order) => {
                 // Boxed, so that the task of a call that is not forwarded stays small.
                 if Box::pin(forward::run(core, id, order, &mut intake, deadline, &mut alarm)).await {
@@ -343,6 +394,34 @@ async fn attend(
             step => return settle(core, id, step),
         }
     }
+}
+
+/// Tell the first message, b"" when there is none; Some when something else comes first.
+async fn read_first(core: &Rc<Core>, id: u64, intake: &mut Intake, alarm: &mut Alarm) -> Option<Step> {
+    let mut reading = std::pin::pin!(intake.message(true));
+    let read = poll_fn(|context| {
+        if let Poll::Ready(step) = poll_step(core, id, alarm, context) {
+            return Poll::Ready(Err(step));
+        }
+        reading.as_mut().poll(context).map(Ok)
+    })
+    .await;
+    match read {
+        Err(step) => Some(step),
+        Ok(Ok(message)) => {
+            core.emit(Event::CallMessage(id, message.unwrap_or_default()));
+            None
+        }
+        Ok(Err(Trouble::Gone)) => Some(Step::CallerGone),
+        Ok(Err(Trouble::Refuse(status, text))) => Some(malformed(core, id, status, &text)),
+    }
+}
+
+/// End a call whose request cannot be read.
+fn malformed(core: &Core, id: u64, status: i32, text: &str) -> Step {
+    answer::finish(core, id, status, text, Vec::new());
+    core.emit(Event::CallCancelled(id, "the request is malformed"));
+    Step::Done
 }
 
 /// Tell further messages; Some when the call ended first.
@@ -357,7 +436,7 @@ async fn read_on(core: &Rc<Core>, id: u64, intake: &mut Intake, alarm: &mut Alar
         })
         .await;
         match read {
-            Err(Step::Forward(_)) => {} // a call told message by message is not forwarded; policy's order is void
+            Err(Step::Forward(_) | Step::Peek) => {} // a call told message by message is not forwarded; policy's order is void
             Err(step) => return Some(step),
             Ok(Ok(Some(message))) => core.emit(Event::CallMessage(id, message)),
             Ok(Ok(None)) => {
@@ -365,11 +444,7 @@ async fn read_on(core: &Rc<Core>, id: u64, intake: &mut Intake, alarm: &mut Alar
                 return None;
             }
             Ok(Err(Trouble::Gone)) => return Some(Step::CallerGone),
-            Ok(Err(Trouble::Refuse(status, text))) => {
-                answer::finish(core, id, status, &text, Vec::new());
-                core.emit(Event::CallCancelled(id, "the request is malformed"));
-                return Some(Step::Done);
-            }
+            Ok(Err(Trouble::Refuse(status, text))) => return Some(malformed(core, id, status, &text)),
         }
     }
 }
@@ -380,9 +455,12 @@ fn poll_step(core: &Core, id: u64, alarm: &mut Alarm, context: &mut Context<'_>)
     let Some(call) = calls.get_mut(id) else {
         return Poll::Ready(Step::Done);
     };
-    if let Some(Command::Forward(order)) = call.command.take() {
-        return Poll::Ready(Step::Forward(order));
+    match call.command.take() {
+        Some(Command::Forward(order)) => return Poll::Ready(Step::Forward(order)),
+        Some(Command::Peek) => return Poll::Ready(Step::Peek),
+        Some(Command::Abort(..)) | None => {}
     }
+    tighten(alarm, call.limit.take());
     let reset = match &mut call.exchange {
         Exchange::Head(respond) => respond.poll_reset(context).map(drop),
         Exchange::Body(outlet) => {
@@ -414,14 +492,14 @@ fn settle(core: &Core, id: u64, step: Step) {
     let reason = match step {
         Step::CallerGone => "the caller is gone",
         Step::DeadlinePassed => LATE,
-        Step::Done | Step::Forward(_) => return,
+        Step::Done | Step::Forward(_) | Step::Peek => return,
     };
     let Some(mut call) = core.calls.borrow_mut().remove(id) else {
         return;
     };
     if matches!(step, Step::DeadlinePassed) {
         match &mut call.exchange {
-            Exchange::Head(respond) => answer::refuse(respond, call.kind, grpc::DEADLINE_EXCEEDED, LATE),
+            Exchange::Head(respond) => answer::refuse(respond, call.kind, late_status(call.kind), LATE),
             Exchange::Body(outlet) if outlet.is_blocked() => outlet.reset(h2::Reason::CANCEL),
             Exchange::Body(outlet) => outlet.finish(grpc::trailers(grpc::DEADLINE_EXCEEDED, LATE, Vec::new())),
             Exchange::Http1(_) | Exchange::Away => {}

@@ -174,7 +174,7 @@ fn call<'py>(py: Python<'py>, core: &Core, policy: &mut Policy, id: u64) -> Told
         (HTTP, id, data, (call.head.method.as_str(), target, picked)).into_pyobject(py)?
     } else {
         let path = policy.path(py, call.head.uri.path());
-        (CALL, id, data, (path, call.complete, picked)).into_pyobject(py)?
+        (CALL, id, data, (path, call.peeked.then_some(call.complete), picked)).into_pyobject(py)?
     };
     Ok(Some(event))
 }

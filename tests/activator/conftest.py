@@ -52,6 +52,8 @@ class FakeTransport:
         self.answers: dict[int, Answer] = {}
         self.sent: list[tuple[int, bytes]] = []
         self.opened: list[str] = []
+        self.limits: dict[int, float] = {}
+        self.peeked: list[int] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = 0
 
@@ -91,6 +93,13 @@ class FakeTransport:
         assert call not in self.in_flight, f"call {call} ends while it is in flight"
         self.answers[call] = answer
 
+    def peek(self, call: int) -> None:
+        assert call not in self.in_flight
+        self.peeked.append(call)
+
+    def limit(self, call: int, seconds: float) -> None:
+        self.limits[call] = seconds
+
     def after(self, delay: float, callback: Callable[[], None]) -> int:
         timer = self._id()
         self._timers.append((self.now + delay, timer, callback))
@@ -113,7 +122,11 @@ class House:
         self.transport = FakeTransport()
         self.table = RouteTable()
         self.reports: list[pb.RevisionStats] = []
-        self.router = Router(self.transport, self.table, queue, hold, self.reports.append, lambda: self.transport.now)  # type: ignore[arg-type]
+        self.problem = ""
+        transport: Any = self.transport
+        self.router = Router(
+            transport, self.table, queue, hold, self.reports.append, lambda: transport.now, lambda: self.problem
+        )
         self._calls = 0
         self._generation = 0
 

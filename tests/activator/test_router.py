@@ -83,7 +83,7 @@ def test_a_service_is_found_by_header_then_host_then_alone(house: Any) -> None:
     assert house.at(house.call(authority=b"OTHER.shop.example.com:8080")) == "x:9000"
     assert house.at(house.call(knative_serving_namespace=b"shop", knative_serving_revision=b"other-1")) == "x:9000"
     lost = house.call(authority=b"whatever")
-    assert (house.transport.answers[lost].status, "whatever" in house.transport.answers[lost].text) == (Status.NOT_FOUND, True)
+    assert (house.transport.answers[lost].status, "whatever" in house.transport.answers[lost].text) == (Status.UNIMPLEMENTED, True)
     lost = house.call(knative_serving_namespace=b"shop", knative_serving_revision=b"gone")
     assert "shop/gone" in house.transport.answers[lost].text
 

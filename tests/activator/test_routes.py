@@ -93,5 +93,17 @@ def test_host_of(authority: str, host: str) -> None:
 
 def test_every_live_revision_names_its_service(house: Any) -> None:
     house.everything_at("a", revisions=[pb.RevisionRoute(revision="cart-2", ready_members=["a"])])
-    assert house.table.find("", "shop", "cart-2") is house.table.find("", "shop", "cart-1") is house.table.services["shop/cart"]
+    cart = house.table.services["shop/cart"]
+    assert house.table.find("", "shop", "cart-2") == (cart, "cart-2")
+    assert house.table.find("", "shop", "cart-1") == (cart, "cart-1")
     assert house.table.find("", "shop", "cart-3") is None
+    assert house.table.find("", "", "cart-1") is None
+
+
+def test_the_clusters_name_of_a_revision_leads_to_it(house: Any) -> None:
+    house.everything_at("a", revisions=[pb.RevisionRoute(revision="cart-2", ready_members=["a"])])
+    cart = house.table.services["shop/cart"]
+    for host in ("cart-2.shop.svc.cluster.local:80", "cart-2.shop.svc", "CART-2.shop.svc.example.org"):
+        assert house.table.find(host, "", "") == (cart, "cart-2")
+    assert house.table.find("cart-9.shop.svc.cluster.local", "", "") is None
+    assert house.table.find("cart-2.shop", "", "") == (cart, "cart-1")  # no such name: the only service there is

@@ -40,6 +40,8 @@ LIMITS = {
             "user_agent",  # a channel writes its own user-agent
             "connections",  # grpc.aio does not count connections
             "strict_frames",  # grpc's core forgives DATA on stream 0
+            "opaque_messages",  # grpc unpacks messages on their way
+            "many_connections",  # grpc's core keeps one per channel
         }
     ),
 }
@@ -202,7 +204,8 @@ class PeerServer:
 
     def slow(self, requests: Any, context: Any) -> Iterator[bytes]:
         """Each message back once `release` is set."""
-        context.add_callback(self.cancelled.set)
+        if not context.add_callback(self.cancelled.set):
+            self.cancelled.set()
         for message in requests:
             while not self.release.wait(0.05):
                 if not context.is_active():
@@ -220,6 +223,11 @@ class PeerServer:
         context.set_trailing_metadata([(api.REFUSED_HEADER, "not-owner;generation=12;next=pod-b")])
         context.abort(grpc.StatusCode.UNAVAILABLE, "not the owner")
         yield b""
+
+    def greet(self, requests: Any, context: Any) -> Iterator[bytes]:
+        """Speaks first."""
+        yield b"hello"
+        yield from requests
 
     def download(self, requests: Any, context: Any) -> Iterator[bytes]:
         """64 MB in messages of 64 KB."""
