@@ -13,8 +13,8 @@ from autoscaler.windows import MaxWindow
 
 TICK = 2.0
 """Seconds of one bucket of the scale-down delay."""
-NOISE = 1e-9
-"""Pods (or averages) this far above a whole number come from adding up, not from demand."""
+NOISE = 1e-6
+"""A demand that is above what some pods take by no more than this part comes from adding up, and asks for no pod more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Decision(NamedTuple):
 class Decider:
     """Decides for one demand of one revision; remembers panic and the scale-down delay."""
 
-    __slots__ = ("_activation", "_delay", "_down", "_panic_from", "_ready", "_target", "_up", "panic_maximum", "panic_since", "settings")
+    __slots__ = ("_delay", "_down", "_low", "_panic_from", "_ready", "_target", "_up", "panic_maximum", "panic_since", "settings")
 
     def __init__(self, settings: DeciderSettings, ready_at_start: int = 0, now: float = 0.0) -> None:
         self.settings = settings
@@ -64,7 +64,7 @@ class Decider:
         if settings.scale_down_delay != self.settings.scale_down_delay:
             self._delay = _delay_of(settings)
         self.settings = settings
-        self._target, self._activation = settings.target, settings.activation
+        self._target = settings.target * (1 + NOISE)
         self._ready = -1
 
     def reach(self, reachable: bool) -> None:
@@ -80,20 +80,30 @@ class Decider:
         """The pods of a decision."""
         if ready != self._ready:
             self._see(ready)
-        panicking = ceil(panic / self._target - NOISE)
+        panicking = ceil(panic / self._target)
         if panicking >= self._panic_from:
             if self.panic_since is None:
                 self.panic_maximum = 0
             self.panic_since = now
         elif self.panic_since is not None and now > self.panic_since + self.settings.stable_window:
             self.panic_since, self.panic_maximum = None, 0
-        desired = self._limited(ceil(stable / self._target - NOISE))
+        wanted = ceil(stable / self._target)
+        desired = wanted if self._low <= wanted <= self._up else self._limited(wanted)
         if self.panic_since is not None:
-            self.panic_maximum = desired = max(self.panic_maximum, desired, self._limited(panicking))
+            desired = self._in_panic(desired, panicking)
         if self._delay is not None and self.settings.reachable:
             self._delay.record(floor(now / TICK), desired)
             desired = int(self._delay.current())
         return desired
+
+    def _in_panic(self, desired: int, wanted: int) -> int:
+        """The largest wish since panic began: the scale only grows."""
+        limited = wanted if self._low <= wanted <= self._up else self._limited(wanted)
+        if limited > desired:
+            desired = limited
+        if desired > self.panic_maximum:
+            self.panic_maximum = desired
+        return self.panic_maximum
 
     def _see(self, ready: int) -> None:
         """What follows from the number of ready pods: how far the scale may go at once, and from where on it is panic."""
@@ -101,17 +111,14 @@ class Decider:
         self._ready = ready
         self._up = ceil(s.max_scale_up_rate * pods)
         self._down = floor(pods / s.max_scale_down_rate) if s.reachable else 0
+        self._low = max(self._down, s.activation)
         self._panic_from = ceil(s.panic_threshold * pods - NOISE)
 
     def _limited(self, wanted: int) -> int:
         """Within the rates, and at least the activation scale once anything is wanted."""
-        if wanted <= self._down:
-            limited = self._down
-        elif wanted < self._up:
-            limited = wanted
-        else:
-            limited = self._up
-        return self._activation if limited < self._activation and wanted > 0 else limited
+        if wanted > self._up:
+            return self._up if self._up > self._low else self._low
+        return self._low if wanted > 0 else self._down
 
     def excess_burst_capacity(self, ready: int, panic: float) -> int:
         """Requests that the pods can take beyond what they have and the reserve; negative = through activators."""

@@ -10,10 +10,10 @@ import math
 import sys
 from dataclasses import dataclass
 
-from autoscaler.decider import NOISE, Decider, DeciderSettings
+from autoscaler.decider import Decider, DeciderSettings
 from autoscaler.scaler import Activity, ScaleInput, bounded, scale
 from autoscaler.settings import Demand, ScaleSettings
-from autoscaler.signals import HELD, Signal
+from autoscaler.windows import HELD, LinearWindow, WeightedWindow, Window, panic_window
 
 ACTIVE = Activity.ACTIVE.value
 DAY = 86_400.0
@@ -31,14 +31,14 @@ class ScaleDecision:
     active: str
 
 
-class _Measured:
+class _Demand(Decider):
     """One demand: what it is measured by, and what that asks for."""
 
-    __slots__ = ("asked", "averages", "decider", "demand", "external", "signal")
+    __slots__ = ("asked", "external", "source", "window")
 
-    def __init__(self, demand: Demand, signal: Signal, decider: Decider) -> None:
-        self.demand, self.signal, self.decider = demand, signal, decider
-        self.averages = signal.averages
+    def __init__(self, demand: Demand, settings: DeciderSettings, window: Window) -> None:
+        super().__init__(settings)
+        self.source, self.window = demand.source, window
         self.external = demand.type == "Prometheus"
         self.asked: int | None = None
         """Of an external demand: the pods that it asked for when it was measured last; None = never measured."""
@@ -53,7 +53,7 @@ class RevisionScaler:
     )  # fmt: skip
 
     def __init__(self, settings: ScaleSettings) -> None:
-        self._backwards: list[_Measured] = []
+        self._backwards: tuple[_Demand, ...] = ()
         """The demands, the first one last: its averages are told."""
         self._initialized = settings.initial == 0
         self._reachable = True
@@ -77,23 +77,23 @@ class RevisionScaler:
     def reconfigure(self, settings: ScaleSettings) -> None:
         """Decide by other settings from now on; a demand whose windows stay as they are keeps what it measured."""
         same = _windows(settings) == _windows(self.settings)
-        self._configure(settings, {measured.demand.source: measured for measured in self._backwards} if same else {})
+        self._configure(settings, {demand.source: demand for demand in self._backwards} if same else {})
 
-    def _configure(self, settings: ScaleSettings, before: dict[tuple[str, ...], _Measured]) -> None:
-        self.settings, self._backwards = settings, []
-        signals = {source: measured.signal for source, measured in before.items()}
-        for demand in reversed(settings.demands):
-            held = DAY if demand.type == "Prometheus" else HELD
-            signal = signals.setdefault(demand.source, Signal(settings, held))
-            own = _decider_settings(demand, settings, self._reachable)
-            measured = _Measured(demand, signal, Decider(own))
-            if (old := before.pop(demand.source, None)) is not None:
-                measured.decider, measured.asked = old.decider, old.asked
-                measured.decider.configure(own)
-            self._backwards.append(measured)
-        self._concurrency = signals.get(("Concurrency",))
-        self._requests = signals.get(("RequestsPerSecond",))
-        self._function = signals.get(("FunctionConcurrency",))
+    def _configure(self, settings: ScaleSettings, before: dict[tuple[str, ...], _Demand]) -> None:
+        windows = {source: demand.window for source, demand in before.items()}
+        demands = []
+        for given in reversed(settings.demands):
+            own = _decider_settings(given, settings, self._reachable)
+            demand = before.pop(given.source, None)
+            if demand is None:
+                demand = _Demand(given, own, windows.setdefault(given.source, _window_of(given, settings)))
+            else:
+                demand.configure(own)
+            demands.append(demand)
+        self.settings, self._backwards = settings, tuple(demands)
+        self._concurrency = windows.get(("Concurrency",))
+        self._requests = windows.get(("RequestsPerSecond",))
+        self._function = windows.get(("FunctionConcurrency",))
         self._bound()
 
     # Measurements -------------------------------------------------------------------------------------------------------
@@ -106,38 +106,36 @@ class RevisionScaler:
                 return
             self.resting = False
         if self._concurrency is not None:
-            self._concurrency.record(now, concurrency)
+            self._concurrency.sample(now, concurrency)
         if self._requests is not None:
-            self._requests.record(now, requests)
+            self._requests.sample(now, requests)
         if self._function is not None:
-            self._function.record(now, function_concurrency)
+            self._function.sample(now, function_concurrency)
 
     def record_external(self, now: float, query_value: float, source: tuple[str, ...] | None = None) -> None:
         """The value of a Prometheus query, when it was asked; of all that there are without a `source`. Below zero is zero."""
-        for measured in self._backwards:
-            if measured.demand.type == "Prometheus" and source in (None, measured.demand.source):
-                measured.signal.record(now, max(0.0, query_value))
+        for demand in self._backwards:
+            if demand.external and source in (None, demand.source):
+                demand.window.sample(now, max(0.0, query_value))
                 self.resting = self.resting and query_value <= 0
 
     # Decisions ----------------------------------------------------------------------------------------------------------
 
     def decide(self, now: float, ready: int, replicas: int, reachable: bool = True) -> ScaleDecision:
         """How many pods to have, with `ready` pods serving and `replicas` existing; not `reachable` = no route leads here."""
-        if not self._begun:
-            self._begin(now, ready, replicas)
-        if reachable is not self._reachable:
-            self._reach(reachable)
+        if reachable is not self._reachable or not self._begun:
+            self._begin(now, ready, replicas, reachable)
         if self.resting and not replicas:
             return self._decision
         desired, in_panic, stable, panic = 0, False, 0.0, 0.0
-        for measured in self._backwards:
-            stable, panic = measured.averages(now)
-            wanted = measured.decider.desired(now, ready, stable, panic)
-            if measured.external:
-                wanted = self._or_held(now, measured, wanted)
+        for demand in self._backwards:
+            stable, panic = demand.window.averages(now)
+            wanted = demand.desired(now, ready, stable, panic)
+            if demand.external:
+                wanted = self._or_held(now, demand, wanted)
             if wanted > desired:
                 desired = wanted
-            if measured.decider.panic_since is not None:
+            if demand.panic_since is not None:
                 in_panic = True
         if desired == 0 and replicas == 0 and self._demanded:
             desired = 1
@@ -153,24 +151,23 @@ class RevisionScaler:
             self._rest(now, decision)
         return decision
 
-    def _or_held(self, now: float, measured: _Measured, wanted: int) -> int:
+    def _or_held(self, now: float, demand: _Demand, wanted: int) -> int:
         """What a demand asks for; while it is not measured, what it asked for before (no data is not absence of demand)."""
-        if measured.signal.fresh(now):
-            measured.asked = wanted
-        return self._last if measured.asked is None else measured.asked
+        if demand.window.fresh(now):
+            demand.asked = wanted
+        return self._last if demand.asked is None else demand.asked
 
-    def _begin(self, now: float, ready: int, replicas: int) -> None:
-        """A fleet that is there already is not cut down before its load has been measured, nor a first pod before it was up."""
-        self._begun, self._last = True, replicas
-        told = self._told if self._told is not Activity.NEVER or not replicas else Activity.ACTIVATING
-        self._become(told, now)
-        for measured in self._backwards:
-            measured.decider.begin(ready, now)
-
-    def _reach(self, reachable: bool) -> None:
+    def _begin(self, now: float, ready: int, replicas: int, reachable: bool) -> None:
+        """Of the first decision: a fleet that is there is not cut down before its load has been measured, nor a first pod before it was up."""
+        if not self._begun:
+            self._begun, self._last = True, replicas
+            told = self._told if self._told is not Activity.NEVER or not replicas else Activity.ACTIVATING
+            self._become(told, now)
+            for demand in self._backwards:
+                demand.begin(ready, now)
         self._reachable = reachable
-        for measured in self._backwards:
-            measured.decider.reach(reachable)
+        for demand in self._backwards:
+            demand.reach(reachable)
         self._bound()
 
     def _bound(self) -> None:
@@ -185,7 +182,7 @@ class RevisionScaler:
     def _rest(self, now: float, decision: ScaleDecision) -> None:
         """Rest when nothing can change before something else does: nobody asks, and what was asked has left the windows."""
         if not (self._demanded or decision.desired or decision.in_panic):
-            self.resting = all(max(measured.averages(now)) < NOISE for measured in self._backwards)
+            self.resting = not any(any(demand.window.averages(now)) for demand in self._backwards)
             self._decision = decision
 
     # Zero and activity --------------------------------------------------------------------------------------------------
@@ -249,6 +246,13 @@ class RevisionScaler:
 
 def _windows(settings: ScaleSettings) -> tuple[object, ...]:
     return settings.stable_window, settings.panic_percentage, settings.aggregation
+
+
+def _window_of(demand: Demand, settings: ScaleSettings) -> Window:
+    """Missing values of our own count as zero after a while; those of a query never do."""
+    kind = WeightedWindow if settings.aggregation == "weighted-exponential" else LinearWindow
+    recent = panic_window(settings.stable_window, settings.panic_percentage)
+    return kind(settings.stable_window, recent=recent, held=DAY if demand.type == "Prometheus" else HELD)
 
 
 def _decider_settings(demand: Demand, settings: ScaleSettings, reachable: bool) -> DeciderSettings:
