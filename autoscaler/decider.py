@@ -44,7 +44,7 @@ class Decision(NamedTuple):
 class Decider:
     """Decides for one demand of one revision; remembers panic and the scale-down delay."""
 
-    __slots__ = ("_delay", "_down", "_low", "_panic_from", "_ready", "_target", "_up", "panic_maximum", "panic_since", "settings")
+    __slots__ = ("_calm_after", "_delay", "_down", "_low", "_panic_from", "_ready", "_target", "_up", "panic_maximum", "panic_since", "settings")
 
     def __init__(self, settings: DeciderSettings, ready_at_start: int = 0, now: float = 0.0) -> None:
         self.settings = settings
@@ -65,6 +65,7 @@ class Decider:
             self._delay = _delay_of(settings)
         self.settings = settings
         self._target = settings.target * (1 + NOISE)
+        self._calm_after = settings.stable_window
         self._ready = -1
 
     def reach(self, reachable: bool) -> None:
@@ -85,7 +86,7 @@ class Decider:
             if self.panic_since is None:
                 self.panic_maximum = 0
             self.panic_since = now
-        elif self.panic_since is not None and now > self.panic_since + self.settings.stable_window:
+        elif self.panic_since is not None and now - self.panic_since > self._calm_after:
             self.panic_since, self.panic_maximum = None, 0
         wanted = ceil(stable / self._target)
         desired = wanted if self._low <= wanted <= self._up else self._limited(wanted)

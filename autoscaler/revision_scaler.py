@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from autoscaler.decider import Decider, DeciderSettings
 from autoscaler.scaler import Activity, ScaleInput, bounded, scale
@@ -16,11 +16,12 @@ from autoscaler.settings import Demand, ScaleSettings
 from autoscaler.windows import HELD, LinearWindow, WeightedWindow, Window, panic_window
 
 ACTIVE = Activity.ACTIVE.value
+_new = tuple.__new__
+"""Makes a named tuple in half the time of its own constructor."""
 DAY = 86_400.0
 
 
-@dataclass(slots=True)
-class ScaleDecision:
+class ScaleDecision(NamedTuple):
     """`replicas_wanted` pods to have now; the rest says why. `stable` and `panic` are averages of the first demand."""
 
     replicas_wanted: int
@@ -91,6 +92,7 @@ class RevisionScaler:
                 demand.configure(own)
             demands.append(demand)
         self.settings, self._backwards = settings, tuple(demands)
+        windows = {demand.source: demand.window for demand in demands}
         self._concurrency = windows.get(("Concurrency",))
         self._requests = windows.get(("RequestsPerSecond",))
         self._function = windows.get(("FunctionConcurrency",))
@@ -146,9 +148,10 @@ class RevisionScaler:
             want = self._towards_zero(now, replicas, desired)
         if want != self._last:
             want = self._settled(now, want, in_panic)
-        decision = ScaleDecision(want, desired, in_panic, stable, panic, self._active)
-        if want == 0 and replicas == 0:
-            self._rest(now, decision)
+        decision = _new(ScaleDecision, (want, desired, in_panic, stable, panic, self._active))
+        if want == 0 and replicas == 0 and desired == 0 and not self._demanded:
+            # What was asked has left the windows, too, or something would be desired.
+            self.resting, self._decision = True, decision
         return decision
 
     def _or_held(self, now: float, demand: _Demand, wanted: int) -> int:
@@ -178,12 +181,6 @@ class RevisionScaler:
         low = s.minimum if self._reachable else 0
         self._enough = max(1, min(low if self._initialized else max(low, s.initial), self._high))
         self.resting = False
-
-    def _rest(self, now: float, decision: ScaleDecision) -> None:
-        """Rest when nothing can change before something else does: nobody asks, and what was asked has left the windows."""
-        if not (self._demanded or decision.desired or decision.in_panic):
-            self.resting = not any(any(demand.window.averages(now)) for demand in self._backwards)
-            self._decision = decision
 
     # Zero and activity --------------------------------------------------------------------------------------------------
 

@@ -84,8 +84,9 @@ class LinearWindow(Window):
         gap = bucket - self._last
         if held is None:
             if gap < 1:
-                return self._put_late(int(-gap), value)
-            gap = self._leave_out(gap)
+                self._put_late(int(-gap), value)
+                return
+            gap, held = self._leave_out(gap), 0.0
         if not self._full:
             self._grow(gap)
         at, size, totals = self._at, self._size, self._totals
