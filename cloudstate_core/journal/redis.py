@@ -204,7 +204,7 @@ class RedisJournal:
             pipe.hget(key, "epoch")
         epochs = (await pipe.execute())[4::5]
         if any(epoch != b"0" for epoch in epochs):
-            raise JournalError(f"{self._name}, keyspace {self._keyspace}: has fences but no layout: data was lost; restore it, or use another keyspace")
+            raise JournalError(f"{self._name}, keyspace {self._keyspace}: its layout was lost; restore the data, or use another keyspace")
 
     async def _round(self) -> None:
         """One round trip for what waits."""
