@@ -19,7 +19,7 @@ print(*[one.getsockname()[1] for one in held])' "$1"
 daemon() { # NAME COMMAND…: in the background, detached from this terminal; pid in NAME.pid, output in NAME.log
   local name=$1
   shift
-  setsid "$@" >>"$name.log" 2>&1 </dev/null &
+  setsid "$@" >>"$name.log" 2>&1 </dev/null {TERMINAL}>&- &
   echo $! >"$name.pid"
 }
 
