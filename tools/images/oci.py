@@ -166,6 +166,8 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.mtime = 0
     member.uid = member.gid = 0
     member.uname = member.gname = ""
+    # A checkout may be private to whoever made it; an image is read by a user of its own.
+    member.mode |= 0o555 if member.isdir() or member.mode & 0o100 else 0o444
     return member
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.images import layers
+from tools.images import layers, oci
 from tools.images.layers import LISTS, ROOT, USER
 from tools.images.oci import Blob, Blobs, Image, Run
 
@@ -63,7 +63,7 @@ class Builder:
 
     def layer(self, name: str, target: str, content: str, fill: Callable[[pathlib.Path], None]) -> Blob:
         """The layer that `fill` makes, at `target` in the image; `content` and the code of `layers` are its key."""
-        key = hashlib.sha256((inspect.getsource(layers) + target + content).encode()).hexdigest()[:12]
+        key = hashlib.sha256((inspect.getsource(layers) + inspect.getsource(oci) + target + content).encode()).hexdigest()[:12]
         kept = self.cache / "layers" / f"{name}-{key}"
         if kept.exists():
             digest = kept.read_text()
