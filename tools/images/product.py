@@ -43,9 +43,7 @@ class Component:
 
 
 COMPONENTS = {
-    "stateful-proxy": Component(
-        "stateful-proxy", "stateful_proxy", ("cloudstate_core", "stateful_proxy"), WITHOUT_KUBERNETES, engine=True
-    ),
+    "stateful-proxy": Component("stateful-proxy", "stateful_proxy", ("cloudstate_core", "stateful_proxy"), WITHOUT_KUBERNETES, engine=True),
     "activator": Component("activator", "activator", ("cloudstate_core", "activator"), WITHOUT_KUBERNETES, engine=True),
     "autoscaler": Component("control-plane", "autoscaler", ("cloudstate_core", "autoscaler")),
     "revision-controller": Component("control-plane", "revision_controller", ("cloudstate_core", "revision_controller")),
@@ -114,9 +112,8 @@ class Builder:
             _digest(sources) + repr(wanted),
             lambda into: layers.application(into, folder, wanted.sources, wanted.without),
         )
-        folder_in_image = f"/opt/application/{name}" if (ROOT / "samples" / name).exists() else "/"
-        environment = {**PYTHON, "PYTHONPATH": ":".join([folder_in_image, PYTHON["PYTHONPATH"]])} if folder_in_image != "/" else PYTHON
-        run = Run(("/usr/bin/python3", "-m", wanted.module), environment, f"{USER}:{USER}", folder_in_image)
+        home = f"/opt/application/{name}" if (ROOT / "samples" / name).exists() else "/"
+        run = Run(("/usr/bin/python3", "-m", wanted.module), PYTHON, f"{USER}:{USER}", home)
         return self.blobs.add_image([f"{PREFIX}/{name}:dev"], [system, dependencies, application], run)
 
     def redis(self) -> Image:
