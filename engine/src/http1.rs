@@ -23,9 +23,13 @@ use std::future::{poll_fn, Future};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
+/// How long a connection may wait for its next request: longer than ingresses keep theirs (an hour), since one that is closed just as a
+/// request comes costs that request.
+const IDLE_LIMIT: Duration = Duration::from_secs(3700);
 /// Connections kept for another request, per upstream.
 const MOST_IDLE: usize = 256;
 /// Bytes of each direction that may be on their way after a switch of protocols.
@@ -83,6 +87,8 @@ struct Link {
     /// When the answer on its way must have ended.
     alarm: RefCell<Alarm>,
     cut: Cell<bool>,
+    /// A request has come.
+    heard: Cell<bool>,
 }
 
 /// A forwarded answer on its way; tells its end exactly once, at the latest when hyper drops it.
@@ -174,12 +180,13 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(GREETING_LIMIT)
+        .header_read_timeout(IDLE_LIMIT)
         .max_buf_size(options.max_header.max(8192))
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut closing = false;
+    let mut greeting: Alarm = Some(Box::pin(tokio::time::sleep(GREETING_LIMIT)));
     let _ = poll_fn(|context| {
         if !closing && guard.is_draining(context.waker()) {
             closing = true;
@@ -187,6 +194,11 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         }
         if is_due(&mut link.alarm.borrow_mut(), context) {
             link.cut.set(true); // with the connection goes the answer on its way
+            return Poll::Ready(Ok(()));
+        }
+        if link.heard.get() {
+            greeting = None;
+        } else if is_due(&mut greeting, context) {
             return Poll::Ready(Ok(()));
         }
         connection.as_mut().poll(context)
@@ -219,6 +231,7 @@ impl Drop for Attending {
 
 async fn call(core: Rc<Core>, options: Rc<Options>, link: Rc<Link>, mut request: Request<Incoming>) -> Response<Through> {
     let open = core.enter();
+    link.heard.set(true);
     let mut switch = upgrade(request.headers())
         .filter(|_| options.peek && request.version() == Version::HTTP_11)
         .map(|protocol| Switch {
