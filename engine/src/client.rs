@@ -4,7 +4,7 @@ use crate::core::{Closed, Core, Event};
 use crate::framing::{frame, Deframer, Fault};
 use crate::grpc;
 use crate::headers::Pairs;
-use crate::http1::Pool;
+use crate::http1_client::Pool;
 use crate::outlet::Outlet;
 use crate::server::{is_due, CONNECTION_WINDOW, LATE, STREAM_WINDOW};
 use bytes::Bytes;

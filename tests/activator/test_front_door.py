@@ -93,7 +93,7 @@ class WebPod:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self.address = "127.0.0.1:{}".format(self._runner.addresses[0][1])
+        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         self.release.set()
