@@ -1,6 +1,7 @@
 """Where a call goes: header or host → revision, path → method, message → entity key → shard → owner (pure).
 
-A service without a proxy ("plain") has no methods and no shards: any ready pod of the revision takes its calls, whatever they are. A table is fed with the leader's messages and answers from memory; it keeps what it knows while the leader is away.
+A service without a proxy ("plain") has no methods and no shards: any ready pod of the revision takes its calls, whatever they are. A table
+is fed with the leader's messages and answers from memory; it keeps what it knows while the leader is away.
 """
 
 from __future__ import annotations

@@ -152,6 +152,7 @@ class House:
             hosts=[f"{name.partition('/')[2]}.shop.example.com"],
             default_revision=revision,
         )
+        route.plain = changes.pop("plain", False)
         for field_name, value in changes.items():
             getattr(route, field_name).extend(value) if value else route.ClearField(field_name)
         for service in self.table.apply([route]):
@@ -161,11 +162,26 @@ class House:
         """One pod is ready and owns every shard ('' = at zero)."""
         self.routes(dict.fromkeys(range(SHARDS), member), [member] if member else [], **options)
 
+    def plain(self, *ready: str, limit: int = 0, **changes: Any) -> None:
+        """The leader tells of a service without a proxy, and which of its pods are ready."""
+        self.routes({}, ready, limit, plain=True, methods=[], **changes)
+
+    @staticmethod
+    def command(key: str) -> bytes:
+        """A request message that names an entity."""
+        return b"\x0a" + bytes([len(key.encode())]) + key.encode()
+
     def call(self, key: str = "ann", path: str = ADD, message: bytes | None = None, **headers: bytes) -> int:
         """A gRPC call comes in; its id."""
         self._calls += 1
-        data = message if message is not None else b"\x0a" + bytes([len(key.encode())]) + key.encode()
+        data = message if message is not None else self.command(key)
         self.router.on_event((api.CALL, self._calls, data, (path, True, self._picked(headers))))
+        return self._calls
+
+    def unseen(self, path: str = ADD) -> int:
+        """A gRPC call comes in whose first message has not come yet; its id."""
+        self._calls += 1
+        self.router.on_event((api.CALL, self._calls, b"", (path, None, self._picked({}))))
         return self._calls
 
     def http(self, target: str = "/", **headers: bytes) -> int:
