@@ -10,7 +10,11 @@ ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name 'Cargo.*' -o -name '
 CLUSTER := e2e/cluster
 export PYTHON_OF_IMAGES = $(abspath $(BIN)/python)
 
-.PHONY: help setup demo test envtest e2e cluster-up cluster-down bench lint gen results clean
+REGISTRY ?= dev.local/cloudstate-knative
+TAG ?= dev
+KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),e2e/cluster/kubectl.sh)
+
+.PHONY: release help setup demo test envtest e2e cluster-up cluster-down bench lint gen results clean
 help:            ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -52,7 +56,12 @@ envtest: setup   ## reconcilers and webhooks against a real API server: etcd and
 	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest) && trap '$(CLUSTER)/envtest.sh stop build/envtest' EXIT && \
 	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
 
-e2e: setup       ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
+release:         ## render the manifests of a release into build/release; REGISTRY and TAG say where its images are
+	@mkdir -p build/release
+	@$(KUBECTL) kustomize deploy/knative/base/crds >build/release/crds.yaml
+	@$(KUBECTL) kustomize deploy/knative/base | sed -E 's#(image|value): cloudstate-knative/([a-z-]+)$$#\1: $(REGISTRY)/\2:$(TAG)#' >build/release/release.yaml
+
+e2e: setup release ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
 	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
 	{ CLOUDSTATE_KIND=$$kubeconfig $(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml; result=$$?; \
 	  [ -n "$(KEEP)" ] || $(CLUSTER)/down.sh; exit $$result; }
