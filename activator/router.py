@@ -182,7 +182,8 @@ class Router:
             self._transport.peek(request.call)
         else:
             self.rejected += 1
-            self._finish(request, Status.UNIMPLEMENTED if decision.unimplemented else Status.INVALID_ARGUMENT, 400, decision.reason)
+            status, http_status = (Status.UNIMPLEMENTED, 404) if decision.unimplemented else (Status.INVALID_ARGUMENT, 400)
+            self._finish(request, status, http_status, decision.reason)
 
     def _send(self, request: Request, to: Destination) -> None:
         desk = self._desk(request.service)
@@ -220,6 +221,9 @@ class Router:
             self._resume(call)
         desk.forget_idle(frozenset(service.members))
         self._disconnect()
+        for name, reporter in [*self.reporters.items()]:
+            if name[0] == service.name and name[1] not in service.revisions and reporter.idle:
+                del self.reporters[name]
 
     def _disconnect(self) -> None:
         """Forget addresses that nobody has any more, once nothing is in flight at a member that has gone."""
