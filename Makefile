@@ -7,9 +7,12 @@ CARGO := $(shell command -v cargo 2>/dev/null || ls $(HOME)/.cargo/bin/cargo 2>/
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloudstate-knative/target
 ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name 'Cargo.*' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: help setup demo test e2e bench lint gen results clean
+CLUSTER := e2e/cluster
+export PYTHON_OF_IMAGES = $(abspath $(BIN)/python)
+
+.PHONY: help setup demo test envtest e2e cluster-up cluster-down bench lint gen results clean
 help:            ## list the targets
-	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed $(VENV)/.engine ## install everything into .venv and build the native engine
 
@@ -45,8 +48,21 @@ lint: setup      ## ruff, mypy --strict, import contracts, stub drift
 gen: setup       ## generate the committed protobuf stubs
 	$(BIN)/python tools/gen_protos.py
 
-e2e: setup       ## the local journey through real processes
-	$(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml
+envtest: setup   ## reconcilers and webhooks against a real API server: etcd and kube-apiserver, no container engine
+	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest) && trap '$(CLUSTER)/envtest.sh stop build/envtest' EXIT && \
+	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
+
+e2e: setup       ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
+	{ CLOUDSTATE_KIND=$$kubeconfig $(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml; result=$$?; \
+	  [ -n "$(KEEP)" ] || $(CLUSTER)/down.sh; exit $$result; }
+
+cluster-up: setup ## a kind cluster with Knative and the product's images; tells how to reach it
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
+	printf 'export KUBECONFIG=%s\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig
+
+cluster-down:    ## delete that cluster
+	$(CLUSTER)/down.sh
 
 bench: setup     ## measure against the peers (Go, Rust and grpcio), write build/results/bench.json
 	$(BIN)/python -m bench

@@ -15,19 +15,10 @@ from typing import Any
 import yaml
 
 from autoscaler.policy import Policy, PolicyError, parse_policy
+from cloudstate_core import annotations as rules
 
 COMMAND = "local.cloudstate.io/command"
 """Annotation: the command line that is the 'image' of a local service."""
-
-CLOUDSTATE_KEYS = {
-    "cloudstate.io/enabled",
-    "cloudstate.io/stateful-store",
-    "cloudstate.io/policy",
-    "cloudstate.io/shards",
-    "cloudstate.io/passivation-timeout",
-    "cloudstate.io/stateful-service-config",
-}
-
 
 class ManifestError(Exception):
     """One or more manifests cannot be run; each line says what, where and which rule."""
@@ -139,8 +130,8 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
         environment={e["name"]: str(e.get("value", "")) for e in containers[0].get("env") or []},
         container_concurrency=int(spec.get("containerConcurrency") or 0),
         timeout_seconds=int(spec.get("timeoutSeconds") or 300),
-        shards=int(annotations.get("cloudstate.io/shards", "256")),
-        passivation_timeout=annotations.get("cloudstate.io/passivation-timeout", "30s"),
+        shards=int(annotations.get(rules.SHARDS, rules.DEFAULT_SHARDS)),
+        passivation_timeout=annotations.get(rules.PASSIVATION, rules.DEFAULT_PASSIVATION),
         policy=policy,
     )
 
@@ -149,24 +140,18 @@ def _annotation_errors(name: str, annotations: Mapping[str, str]) -> list[str]:
     errors = []
     if not name:
         errors.append("metadata.name: must be set")
-    if annotations.get("cloudstate.io/enabled") != "true":
+    if not rules.enabled(annotations):
         errors.append('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
     if not annotations.get(COMMAND, "").strip():
         errors.append(f"annotation {COMMAND}: must be the command line that starts the user function locally")
-    for key in annotations:
-        if key.startswith("cloudstate.io/") and key not in CLOUDSTATE_KEYS:
-            errors.append(f"annotation {key}: is not known; the keys are {', '.join(sorted(CLOUDSTATE_KEYS))}")
-    shards = annotations.get("cloudstate.io/shards", "256")
-    if not (shards.isdecimal() and 1 <= int(shards) <= 4096):
-        errors.append(f"annotation cloudstate.io/shards: {shards!r} must be a whole number from 1 to 4096")
-    return errors
+    return errors + rules.errors(annotations, {COMMAND: ""})
 
 
 def _policy_of(
     where: str, namespace: str, metadata: Mapping[str, Any], annotations: Mapping[str, str], reading: _Reading
 ) -> Policy | None:
     """The policy named by annotation, else the one whose selector matches, else None."""
-    wanted = annotations.get("cloudstate.io/policy")
+    wanted = annotations.get(rules.POLICY)
     if wanted is not None:
         if (namespace, wanted) not in reading.policies:
             reading.errors.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoscaler.annotations import PREFIX
+from cloudstate_core.annotations import DEFAULT_SHARDS, PAIRED, SHARDS
 from cloudstate_core.kube.objects import PodAutoscaler
 
 CLASS = "concurrency.cloudstate.io"
@@ -10,10 +11,6 @@ CLASS_KEY = f"{PREFIX}class"
 SERVICE, CONFIGURATION, REVISION, REVISION_UID = (
     f"serving.knative.dev/{name}" for name in ("service", "configuration", "revision", "revisionUID")
 )
-PAIRED = "cloudstate.io/paired"
-"""Annotation that admission puts on a revision which has a proxy."""
-POLICY, SHARDS = "cloudstate.io/policy", "cloudstate.io/shards"
-DEFAULT_SHARDS = 256
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MANAGER = "cloudstate-autoscaler"
 HTTP1, H2C = 8012, 8013

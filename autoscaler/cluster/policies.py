@@ -9,9 +9,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autoscaler.cluster.naming import POLICY
 from autoscaler.policy import Policy, PolicyError, parse_policy
 from autoscaler.settings import ScaleSettings
+from cloudstate_core.annotations import POLICY
 from cloudstate_core.kube.objects import AutoscalingPolicy, PodAutoscaler
 
 log = logging.getLogger(__name__)

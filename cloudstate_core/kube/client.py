@@ -33,7 +33,7 @@ WATCH_SILENCE = WATCH_SECONDS + 15.0
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 
 
-class _Failure(Struct):
+class _Failure(Struct, frozen=True):
     """A Status that the server sent instead of an object."""
 
     code: int = 0
@@ -46,7 +46,7 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
-class _ListMetadata(Struct):
+class _ListMetadata(Struct, frozen=True):
     resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")
 

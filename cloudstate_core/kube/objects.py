@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 
-class Struct(msgspec.Struct, rename="camel", gc=False):
+class Struct(msgspec.Struct, rename="camel", frozen=True, gc=False):
     """A part of an object, only ever read."""
 
 
-class OwnerReference(Struct):
+class OwnerReference(Struct, frozen=True):
     """Who an object belongs to."""
 
     kind: str = ""
@@ -24,7 +24,7 @@ class OwnerReference(Struct):
     api_version: str = ""
 
 
-class Metadata(Struct):
+class Metadata(Struct, frozen=True):
     """What every object carries."""
 
     name: str = ""
@@ -34,7 +34,7 @@ class Metadata(Struct):
     generation: int = 0
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    creation_timestamp: str = ""
+    creation_timestamp: str | None = ""
     deletion_timestamp: str = ""
     owner_references: tuple[OwnerReference, ...] = ()
 
@@ -44,20 +44,20 @@ class Metadata(Struct):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Object(Struct):
+class Object(Struct, frozen=True):
     """An object of which only the metadata matters."""
 
     metadata: Metadata = Metadata()
 
 
-class Condition(Struct):
+class Condition(Struct, frozen=True):
     """One condition of a status."""
 
     type: str
     status: str = "Unknown"
     reason: str = ""
     message: str = ""
-    last_transition_time: str = ""
+    last_transition_time: str | None = ""
 
 
 def condition(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
@@ -65,20 +65,20 @@ def condition(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
     return next((c for c in conditions if c.type == kind), None)
 
 
-class ConfigMap(Object):
+class ConfigMap(Object, frozen=True):
     """A ConfigMap."""
 
     data: dict[str, str] = {}
 
 
-class Secret(Object):
+class Secret(Object, frozen=True):
     """A Secret; values are base64 text, as the API sends them."""
 
     data: dict[str, str] = {}
     type: str = ""
 
 
-class LeaseSpec(Struct):
+class LeaseSpec(Struct, frozen=True):
     """Who leads, and since when."""
 
     holder_identity: str | None = ""
@@ -88,7 +88,7 @@ class LeaseSpec(Struct):
     lease_transitions: int | None = 0
 
 
-class Lease(Object):
+class Lease(Object, frozen=True):
     """A Lease of coordination.k8s.io."""
 
     spec: LeaseSpec = LeaseSpec()
@@ -97,21 +97,21 @@ class Lease(Object):
 # Pods and their scale ---------------------------------------------------------------------------------------------------
 
 
-class ContainerState(Struct):
+class ContainerState(Struct, frozen=True):
     """Why a container waits or ended, if it did."""
 
     reason: str = ""
     message: str = ""
 
 
-class ContainerStates(Struct):
+class ContainerStates(Struct, frozen=True):
     """The state a container is in."""
 
     waiting: ContainerState | None = None
     terminated: ContainerState | None = None
 
 
-class ContainerStatus(Struct):
+class ContainerStatus(Struct, frozen=True):
     """One container of a pod."""
 
     name: str = ""
@@ -120,7 +120,7 @@ class ContainerStatus(Struct):
     state: ContainerStates = ContainerStates()
 
 
-class PodStatus(Struct):
+class PodStatus(Struct, frozen=True):
     """A pod as the kubelet sees it."""
 
     phase: str = ""
@@ -129,7 +129,7 @@ class PodStatus(Struct):
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class Pod(Object):
+class Pod(Object, frozen=True):
     """A Pod."""
 
     status: PodStatus = PodStatus()
@@ -146,52 +146,52 @@ class Pod(Object):
         return self.status.phase in ("Succeeded", "Failed")
 
 
-class ScaleSpec(Struct):
+class ScaleSpec(Struct, frozen=True):
     """Wanted replicas."""
 
     replicas: int = 0
 
 
-class Deployment(Object):
+class Deployment(Object, frozen=True):
     """A Deployment: its replicas."""
 
     spec: ScaleSpec = ScaleSpec()
 
 
-class Port(Struct):
+class Port(Struct, frozen=True):
     """A port of a Service or EndpointSlice."""
 
     name: str = ""
     port: int = 0
 
 
-class ServiceSpec(Struct):
+class ServiceSpec(Struct, frozen=True):
     """Where a Service leads."""
 
     cluster_ip: str = msgspec.field(default="", name="clusterIP")
     ports: tuple[Port, ...] = ()
 
 
-class Service(Object):
+class Service(Object, frozen=True):
     """A core Service."""
 
     spec: ServiceSpec = ServiceSpec()
 
 
-class EndpointConditions(Struct):
+class EndpointConditions(Struct, frozen=True):
     """Whether an address takes calls; absent = yes."""
 
     ready: bool | None = None
 
 
-class Endpoint(Struct):
+class Endpoint(Struct, frozen=True):
     """Addresses of one backend."""
 
     addresses: tuple[str, ...] = ()
     conditions: EndpointConditions = EndpointConditions()
 
 
-class EndpointSlice(Object):
+class EndpointSlice(Object, frozen=True):
     """An EndpointSlice."""
 
     endpoints: tuple[Endpoint, ...] = ()
@@ -201,34 +201,34 @@ class EndpointSlice(Object):
 # Knative ----------------------------------------------------------------------------------------------------------------
 
 
-class RevisionSpec(Struct):
+class RevisionSpec(Struct, frozen=True):
     """What a revision asks for."""
 
     container_concurrency: int | None = 0
     timeout_seconds: int | None = 300
 
 
-class ConditionsStatus(Struct):
+class ConditionsStatus(Struct, frozen=True):
     """A status of which only the conditions matter."""
 
     conditions: tuple[Condition, ...] = ()
 
 
-class Revision(Object):
+class Revision(Object, frozen=True):
     """A Knative Revision."""
 
     spec: RevisionSpec = RevisionSpec()
     status: ConditionsStatus = ConditionsStatus()
 
 
-class TargetReference(Struct):
+class TargetReference(Struct, frozen=True):
     """The Deployment that is scaled."""
 
     kind: str = ""
     name: str = ""
 
 
-class PodAutoscalerSpec(Struct):
+class PodAutoscalerSpec(Struct, frozen=True):
     """What a revision asks of its autoscaler."""
 
     container_concurrency: int = 0
@@ -237,7 +237,7 @@ class PodAutoscalerSpec(Struct):
     protocol_type: str = ""
 
 
-class PodAutoscalerStatus(Struct):
+class PodAutoscalerStatus(Struct, frozen=True):
     """What the class's controller wrote."""
 
     observed_generation: int = 0
@@ -248,14 +248,14 @@ class PodAutoscalerStatus(Struct):
     conditions: tuple[Condition, ...] = ()
 
 
-class PodAutoscaler(Object):
+class PodAutoscaler(Object, frozen=True):
     """A PodAutoscaler of autoscaling.internal.knative.dev."""
 
     spec: PodAutoscalerSpec = PodAutoscalerSpec()
     status: PodAutoscalerStatus = PodAutoscalerStatus()
 
 
-class TrafficTarget(Struct):
+class TrafficTarget(Struct, frozen=True):
     """A share of a route's traffic."""
 
     revision_name: str = ""
@@ -263,14 +263,14 @@ class TrafficTarget(Struct):
     tag: str = ""
 
 
-class RouteStatus(Struct):
+class RouteStatus(Struct, frozen=True):
     """Where a route leads at present."""
 
     traffic: tuple[TrafficTarget, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
 
-class Route(Object):
+class Route(Object, frozen=True):
     """A Knative Route."""
 
     status: RouteStatus = RouteStatus()
@@ -279,21 +279,21 @@ class Route(Object):
 # Ours -------------------------------------------------------------------------------------------------------------------
 
 
-class AutoscalingPolicy(Object):
+class AutoscalingPolicy(Object, frozen=True):
     """An AutoscalingPolicy; its spec is checked and read by the autoscaler."""
 
     spec: dict[str, Any] = {}
     status: dict[str, Any] = {}
 
 
-class StatefulStore(Object):
+class StatefulStore(Object, frozen=True):
     """A StatefulStore; its spec is checked and read by the revision controller."""
 
     spec: dict[str, Any] = {}
     status: ConditionsStatus = ConditionsStatus()
 
 
-class ShardEntry(Struct, omit_defaults=True):
+class ShardEntry(Struct, frozen=True, omit_defaults=True):
     """One shard as the leader keeps it."""
 
     owner: str = ""
@@ -301,7 +301,7 @@ class ShardEntry(Struct, omit_defaults=True):
     since: int = 0
 
 
-class ShardMapSpec(Struct):
+class ShardMapSpec(Struct, frozen=True):
     """A map as the leader keeps it."""
 
     service: str = ""
@@ -311,7 +311,7 @@ class ShardMapSpec(Struct):
     methods: str = ""
 
 
-class ShardMap(Object):
+class ShardMap(Object, frozen=True):
     """A ShardMap."""
 
     spec: ShardMapSpec = ShardMapSpec()

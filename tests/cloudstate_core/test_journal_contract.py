@@ -1,4 +1,4 @@
-"""The journal contract, one suite for every store: memory, SQLite, and each of them served to another process over gRPC."""
+"""The journal contract, one suite for every store: memory, SQLite, Redis, and the second of them served to another process over gRPC."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ from cloudstate_core.journal.api import (
 )
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.opening import open_journal
+from cloudstate_core.journal.redis import RedisJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.journal.sqlite import SqliteJournal
 from cloudstate_core.transport import create
@@ -108,10 +109,24 @@ class Posted:
         self._post(self._journal.close)
 
 
-@pytest.fixture(params=[memory, sqlite, served], ids=["memory", "sqlite", "served"])
+@pytest.fixture(params=[memory, sqlite, served, "redis"], ids=["memory", "sqlite", "served", "redis"])
 def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Journal]:
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_of")(durable=False)
+        journal = opened_redis(server.url)
+        yield journal
+        journal.close()
+        return
     with request.param(tmp_path) as opened:
         yield opened
+
+
+def opened_redis(url: str, shards: int = SHARDS) -> RedisJournal:
+    answer: Future[Journal | JournalError] = Future()
+    RedisJournal(url, "default/cart", shards).start(answer.set_result)
+    journal = answer.result(PATIENCE)
+    assert isinstance(journal, RedisJournal), journal
+    return journal
 
 
 def run(journal: Journal, *operations: Operation) -> list[Outcome]:
@@ -198,7 +213,7 @@ def test_a_command_is_applied_once_and_its_outcome_is_kept(journal: Journal) -> 
     first = append(token, b"1", 0, "x", command_id="c1", outcome=b"ok")
     assert run(journal, Activate(1, token, CART, b"1"), first)[1] == Appended(1)
     assert run(journal, append(token, b"1", 1, "x", command_id="c1", outcome=b"other")) == [Duplicate(b"ok")]
-    assert run(journal, Lookup(CART, "c1"), Lookup(CART, "c2")) == [Found(b"ok"), Found(None)]
+    assert run(journal, Lookup(1, CART, "c1"), Lookup(1, CART, "c2")) == [Found(b"ok"), Found(None)]
     assert run(journal, append(token, b"1", 1, "y", command_id="c2", outcome=b"")) == [Appended(2)]
 
 

@@ -1,0 +1,80 @@
+"""What tests against a real API server share: a client, a namespace of their own, waiting for a state, running a component's process.
+
+`CLOUDSTATE_ENVTEST` names the kubeconfig of a server that has Knative's and our resource definitions (`make envtest` starts one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import pytest
+
+from cloudstate_core.kube import kinds
+from cloudstate_core.kube.api import KubeError
+from cloudstate_core.kube.client import KubeClient
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 60) -> T:
+    """Look until the state holds; fails with what was seen last."""
+    deadline = asyncio.get_running_loop().time() + limit
+    seen: Any = None
+    while asyncio.get_running_loop().time() < deadline:
+        with contextlib.suppress(KubeError):
+            seen = await look()
+            if holds(seen):
+                return seen  # type: ignore[no-any-return]
+        await asyncio.sleep(0.05)
+    pytest.fail(f"{what} never held; last seen: {seen}")
+
+
+@pytest.fixture
+async def kube() -> AsyncIterator[KubeClient]:
+    client = await KubeClient.connect(os.environ["CLOUDSTATE_ENVTEST"])
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def namespace(kube: KubeClient) -> AsyncIterator[str]:
+    name = f"t-{secrets.token_hex(4)}"
+    await kube.create(kinds.NAMESPACE, "", {"metadata": {"name": name}})
+    yield name
+    await kube.delete(kinds.NAMESPACE, "", name)
+
+
+class Component:
+    """A component's process, `python -m <module>`, with the test server as its cluster."""
+
+    def __init__(self, module: str, environment: dict[str, str]) -> None:
+        self.module, self.environment = module, environment
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        own = {"KUBECONFIG": os.environ["CLOUDSTATE_ENVTEST"], "POD_NAME": f"{self.module}-{secrets.token_hex(2)}", **self.environment}
+        self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", self.module, env={**os.environ, **own})
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
