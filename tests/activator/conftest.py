@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from activator.router import PICK, Router
+from activator.request import PICK
+from activator.router import Router
 from activator.routes import RouteTable
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
