@@ -59,7 +59,7 @@ e2e: setup       ## the local journey, then Knative on a kind cluster of its own
 
 cluster-up: setup ## a kind cluster with Knative and the product's images; tells how to reach it
 	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
-	printf 'export KUBECONFIG=%s\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig
+	printf 'export KUBECONFIG=%s PATH=%s/bin:$$PATH\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig $${kubeconfig%/*}
 
 cluster-down:    ## delete that cluster
 	$(CLUSTER)/down.sh

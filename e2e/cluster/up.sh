@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A kind cluster with Knative Serving and an ingress:  up.sh [WORKERS]; prints the path of its kubeconfig.
+# A kind cluster with Knative Serving and an ingress:  up.sh [WORKERS]; prints the path of its kubeconfig. bin/ beside that has kubectl.
 # NAME=cloudstate, INGRESS_PORT=18080 and API_PORT=16443 on 127.0.0.1. One that runs and is whole is left as it is.
 # Where kind, kubectl and a container registry are at hand, the published images do (published.sh); SOURCE=packed or published decides otherwise.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -118,6 +118,8 @@ if ! whole; then
     "$HERE/load.sh" "$name" "${DIR[ingress]}/ingress.tar" "${DIR[testapp]}/testapp.tar"
     timed knative
   } >"$folder/up.log" 2>&1
+  mkdir -p "$folder/bin"
+  ln -sf "${DIR[kubernetes]}/kubectl" "$folder/bin/"
   content >"$folder/whole"
 fi
 echo "$KUBECONFIG"

@@ -31,13 +31,16 @@ class Cluster:
     """Commands to one cluster, all in one namespace."""
 
     def __init__(self, kubeconfig: str, namespace: str) -> None:
-        self.kubeconfig = kubeconfig
         self.namespace = namespace
+        path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
+        self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:
         """Output of a kubectl command; it fails with what kubectl said."""
-        command = ["kubectl", "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        done = subprocess.run(
+            command, env=self._environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+        )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
