@@ -117,10 +117,10 @@ own_program() { # NAME: a module of go/, as an archive of its image
   rm "$program"
 }
 
-inputs_ingress() { cat "$HERE"/go/ingress/{go.mod,*.go} && declare -f own_program pack; }
+inputs_ingress() { cat "$HERE"/go/ingress/{go.mod,{backends,main,proxy,table}.go} && declare -f own_program pack; }
 make_ingress() { own_program ingress; }
 
-inputs_testapp() { cat "$HERE"/go/testapp/{go.mod,*.go} && declare -f own_program pack; }
+inputs_testapp() { cat "$HERE"/go/testapp/{go.mod,main.go} && declare -f own_program pack; }
 make_testapp() { own_program testapp; }
 
 # --- The node: Debian with systemd, containerd and kind's own files, and every image that the cluster starts with --------------------------
