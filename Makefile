@@ -53,12 +53,12 @@ envtest: setup   ## reconcilers and webhooks against a real API server: etcd and
 	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
 
 e2e: setup       ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
-	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
 	{ CLOUDSTATE_KIND=$$kubeconfig $(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml; result=$$?; \
 	  [ -n "$(KEEP)" ] || $(CLUSTER)/down.sh; exit $$result; }
 
 cluster-up: setup ## a kind cluster with Knative and the product's images; tells how to reach it
-	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
 	printf 'export KUBECONFIG=%s PATH=%s/bin:$$PATH\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig $${kubeconfig%/*}
 
 cluster-down:    ## delete that cluster

@@ -109,18 +109,18 @@ make_knative_manifests() {
 }
 
 # --- Programs of our own ------------------------------------------------------------------------------------------------------------------
-own_program() { # NAME: a module of go/, as an archive of its image
+own_program() { # NAME: a module of go/ that passes its tests, as an archive of its image
   local program
   program=$(mktemp)
-  (cd "$HERE/go/$1" && go_program "$program" .)
+  (cd "$HERE/go/$1" && go vet . && go test . && go_program "$program" .)
   pack "$1.tar" "dev.local/cloudstate-knative/$1:dev" --add "$program:/$1" --entrypoint "/$1" --user 65532
   rm "$program"
 }
 
-inputs_ingress() { cat "$HERE"/go/ingress/{go.mod,{backends,main,proxy,table}.go} && declare -f own_program pack; }
+inputs_ingress() { cat "$HERE"/go/ingress/{go.mod,*.go} && declare -f own_program pack; }
 make_ingress() { own_program ingress; }
 
-inputs_testapp() { cat "$HERE"/go/testapp/{go.mod,main.go} && declare -f own_program pack; }
+inputs_testapp() { cat "$HERE"/go/testapp/{go.mod,*.go} && declare -f own_program pack; }
 make_testapp() { own_program testapp; }
 
 # --- The node: Debian with systemd, containerd and kind's own files, and every image that the cluster starts with --------------------------

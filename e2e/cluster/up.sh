@@ -95,7 +95,7 @@ knative() {
 whole() { # everything of an earlier `up` was finished, with the same content, and answers
   [ "$(cat "$folder/whole" 2>/dev/null)" = "$(content)" ] && kubectl get --raw /readyz >/dev/null 2>&1
 }
-content() { echo "$(node_image) $workers $(key ingress) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
+content() { echo "$(node_image) $workers $(key ingress) $(key testapp) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
 
 registry_answers() { command -v kind kubectl docker >/dev/null && curl --silent --max-time 3 --output /dev/null https://registry-1.docker.io/v2/; }
 
