@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import secrets
-import shutil
 import statistics
 import subprocess
 import time
@@ -22,7 +21,6 @@ import pytest
 from kn_cloudstate import results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-KUBECTL = shutil.which("kubectl") or str(ROOT / "e2e/cluster/kubectl.sh")
 INGRESS = f"127.0.0.1:{os.environ.get('INGRESS_PORT', '18080')}"
 DOMAIN = "kn.test"
 TESTAPP = "dev.local/cloudstate-knative/testapp:dev"
@@ -37,13 +35,16 @@ class Cluster:
     """Commands to one cluster, all in one namespace."""
 
     def __init__(self, kubeconfig: str, namespace: str) -> None:
-        self.kubeconfig = kubeconfig
         self.namespace = namespace
+        path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
+        self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:
         """Output of a kubectl command; it fails with what kubectl said."""
-        command = [KUBECTL, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        done = subprocess.run(
+            command, env=self._environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+        )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
@@ -85,8 +86,10 @@ class Cluster:
 
     def refusal(self, body: Json) -> str:
         """What a user is told whose object is refused."""
-        command = [KUBECTL, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, "apply", "-f", "-"]
-        done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False)
+        command = ["kubectl", "--namespace", self.namespace, "apply", "-f", "-"]
+        done = subprocess.run(
+            command, env=self._environment, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False
+        )
         assert done.returncode != 0, "the object was accepted"
         return done.stderr
 
