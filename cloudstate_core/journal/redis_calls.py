@@ -1,21 +1,7 @@
-"""What a batch of operations says to Redis, and what Redis says back (pure): one script call for each shard touched, all in one pipeline.
-
-The keys of a shard share the hash tag `{keyspace:shard}`, so a script touches one slot of a cluster:
-
-    cs:{KEYSPACE}:layout            hash    journal, shards, hash, format
-    cs:{KEYSPACE:SHARD}:f           hash    journal, epoch, nonce, generation, owner: the fence
-    cs:{KEYSPACE:SHARD}:h:ENTITY    hash    seq, epoch, binding, snapshot_seq, snapshot: the head
-    cs:{KEYSPACE:SHARD}:e:ENTITY    list    the events
-    cs:{KEYSPACE:SHARD}:c:ENTITY:ID string  outcome of a command; it alone expires
-
-ENTITY is `LENGTHS:PERSISTENCE_ID:ENTITY_ID`, the lengths making it unambiguous. A value is stored as the length of its type URL, a space,
-the type URL and the data.
-"""
+"""What a batch of operations asks of Redis, and what Redis answers (pure): one script call for each shard touched, all in one pipeline."""
 
 from __future__ import annotations
 
-import hashlib
-import pathlib
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +17,6 @@ from cloudstate_core.journal.api import (
     Claimed,
     Current,
     Duplicate,
-    EntityKey,
     Event,
     Fenced,
     Found,
@@ -48,17 +33,13 @@ from cloudstate_core.journal.api import (
     Token,
     Unbound,
     Uninitialised,
-    Value,
 )  # fmt: skip
+from cloudstate_core.journal.redis_format import Names, entity_name, restored, shard_script, stored
 
 COMMAND_WINDOW = 24 * 3600
 """Seconds that a command id is remembered."""
-MAX_CALL = 500_000_000
+MAX_ARGUMENT = 500_000_000
 """Bytes that one argument may have: Redis itself takes 512 MB at most, and ends the connection beyond."""
-
-HERE = pathlib.Path(__file__).parent
-SCRIPT = (HERE / "redis_shard.lua").read_bytes()
-OPEN_SCRIPT = (HERE / "redis_open.lua").read_bytes()
 
 _CLUSTER = "it is a node of a Redis Cluster, which is not supported: the journal needs a server without cluster mode"
 _HINTS = {
@@ -82,67 +63,6 @@ def explained(text: str) -> str:
     return f"{hint} ({text})" if hint else text
 
 
-def packed(*arguments: bytes) -> bytes:
-    """One command as it goes over the wire."""
-    parts = [b"*%d\r\n" % len(arguments)]
-    for argument in arguments:
-        parts += (b"$%d\r\n" % len(argument), argument, b"\r\n")
-    return b"".join(parts)
-
-
-class Script:
-    """A script, called by its digest once it was loaded."""
-
-    def __init__(self, text: bytes) -> None:
-        self._text, self._digest = text, hashlib.sha1(text).hexdigest().encode()
-
-    def load(self) -> bytes:
-        """The command that makes it known to the server."""
-        return packed(b"SCRIPT", b"LOAD", self._text)
-
-    def call(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> bytes:
-        """The command that runs it."""
-        return packed(b"EVALSHA", self._digest, b"%d" % len(keys), *keys, *arguments)
-
-
-shard_script, open_script = Script(SCRIPT), Script(OPEN_SCRIPT)
-
-
-class Names:
-    """The keys of a keyspace."""
-
-    def __init__(self, keyspace: str) -> None:
-        self._keyspace = keyspace.encode()
-        self.layout = b"cs:{%b}:layout" % self._keyspace
-
-    def shard(self, shard: int) -> bytes:
-        """What every key of a shard begins with."""
-        return b"cs:{%b:%d}:" % (self._keyspace, shard)
-
-    def fence(self, shard: int) -> bytes:
-        """The fence of a shard."""
-        return self.shard(shard) + b"f"
-
-
-def entity_name(entity: EntityKey) -> bytes:
-    """An entity within its shard. UnicodeEncodeError when it is no proper text."""
-    kind, name = entity.persistence_id.encode(), entity.entity_id.encode()
-    return b"%d.%d:%b:%b" % (len(kind), len(name), kind, name)
-
-
-def stored(value: Value) -> bytes:
-    """A value as it is stored."""
-    kind = value.type_url.encode()
-    return b"%d %b%b" % (len(kind), kind, value.data)
-
-
-def restored(data: bytes) -> Value:
-    """A value from what is stored."""
-    length, _, rest = data.partition(b" ")
-    size = int(length)
-    return Value(rest[:size].decode(), rest[size:])
-
-
 class ShardCall:
     """The call for one shard: what it asks, and which places of the group its answers belong to."""
 
@@ -155,8 +75,8 @@ class ShardCall:
     def add(self, place: int, operation: Operation) -> None:
         """Ask for one more operation. ValueError when it cannot be stored; then nothing was added."""
         keys, arguments = _ENCODERS[type(operation)](self.prefix, operation)
-        if max(map(len, arguments)) > MAX_CALL:
-            raise ValueError(f"a value of more than {MAX_CALL:,} bytes")
+        if max(map(len, arguments)) > MAX_ARGUMENT:
+            raise ValueError(f"a value of more than {MAX_ARGUMENT:,} bytes")
         self.keys += keys
         self.arguments += arguments
         self.asked.append((place, operation))

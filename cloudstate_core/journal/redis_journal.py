@@ -12,17 +12,14 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from cloudstate_core.hashing import HASH_NAME
 from cloudstate_core.journal.api import (
     Claimed,
     Done,
     Fenced,
-    Incompatible,
     Journal,
     JournalError,
     Layout,
@@ -34,8 +31,10 @@ from cloudstate_core.journal.api import (
     Unknown,
 )  # fmt: skip
 from cloudstate_core.journal.redis_address import RedisAddress
-from cloudstate_core.journal.redis_calls import Names, ShardCall, explained, open_script, packed, settle, shard_calls, shard_script
-from cloudstate_core.journal.redis_link import Answer, Link, Lost, Unfit
+from cloudstate_core.journal.redis_calls import ShardCall, settle, shard_calls
+from cloudstate_core.journal.redis_format import Names, packed, shard_script
+from cloudstate_core.journal.redis_layout import open_layout
+from cloudstate_core.journal.redis_link import Link, Lost, Unfit
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ class RedisJournal:
             link, problem = Link(self._address), ""
             try:
                 await link.connect()
-                await self._open(link)
+                self._layout = await open_layout(link, self._where, self._names, self._shard_count, self._layout)
                 delay, told = RETRY_FIRST, ""
                 self._start_taking()
                 await self._serve(link)
@@ -176,35 +175,6 @@ class RedisJournal:
             done(outcomes)
         except Exception:  # the caller's fault must not end the journal of everybody else
             log.exception("the receiver of a journal answer failed")
-
-    # Opening ------------------------------------------------------------------------------------------------------------
-
-    async def _open(self, link: Link) -> None:
-        """The layout: made when the keyspace is new, compared when this journal has been open before."""
-        known, names = self._layout, self._names
-        if known is None:
-            fences = [names.fence(shard) for shard in range(self._shard_count)]
-            wanted = (secrets.token_hex(8), str(self._shard_count), HASH_NAME, "1")
-            nonces = secrets.token_bytes(8 * self._shard_count)
-            question = open_script.call([names.layout, *fences], [*map(str.encode, wanted), nonces])
-        else:
-            question = packed(b"HMGET", names.layout, b"journal", b"shards", b"hash", b"format")
-        *_, answer = await link.exchange([shard_script.load(), open_script.load(), question], 3)
-        self._layout = self._agreed(_layout(self._where, answer), known)
-
-    def _agreed(self, found: Layout | None, known: Layout | None) -> Layout:
-        where = self._where
-        if known is not None and found != known:
-            now = f"is now {found.journal_id}" if found else "is empty now"
-            raise JournalError(f"{where}: was {known.journal_id} and {now}: a store that came back without its data is not written to")
-        if found is None:
-            raise JournalError(f"{where}: has shards but no layout: it lost part of its data")
-        if (found.shard_count, found.hash, found.format) != (self._shard_count, HASH_NAME, 1):
-            raise Incompatible(
-                f"{where}: has {found.shard_count} shards, hash {found.hash}, format {found.format}; "
-                f"asked for {self._shard_count}, {HASH_NAME}, 1: the layout of a keyspace never changes"
-            )
-        return found
 
     # Serving ------------------------------------------------------------------------------------------------------------
 
@@ -283,17 +253,6 @@ class RedisJournal:
             else:
                 continue
             if epoch < self._epochs.get(shard, 0):
-                log.error("%s: shard %d is at epoch %d, was at %d: the store lost acknowledged writes", self._where, shard, epoch, self._epochs[shard])
+                was = self._epochs[shard]
+                log.error("%s: shard %d is at epoch %d, was at %d: the store lost acknowledged writes", self._where, shard, epoch, was)
             self._epochs[shard] = epoch
-
-
-def _layout(where: str, answer: Answer) -> Layout | None:
-    """The layout as the server told it; None when there is none. Unfit or JournalError when it told an error."""
-    if isinstance(answer, str):
-        raise (Unfit if answer.startswith(("LOADING", "MASTERDOWN", "READONLY", "OOM", "BUSY", "MISCONF", "NOREPLICAS")) else JournalError)(
-            f"{where}: cannot be opened: {explained(answer)}"
-        )
-    if not answer or answer[0] is None:
-        return None
-    journal, shards, name, form = (part.decode() for part in answer)
-    return Layout(journal, int(shards), name, int(form))

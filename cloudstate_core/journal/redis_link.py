@@ -16,7 +16,8 @@ from redis.asyncio.connection import Connection, SSLConnection
 
 from cloudstate_core.journal.api import JournalError
 from cloudstate_core.journal.redis_address import RedisAddress
-from cloudstate_core.journal.redis_calls import explained, packed
+from cloudstate_core.journal.redis_calls import explained
+from cloudstate_core.journal.redis_format import packed
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ from cloudstate_core.journal.api import (
     Value,
 )  # fmt: skip
 from cloudstate_core.journal.redis_address import redis_address
-from cloudstate_core.journal.redis_calls import Names, entity_name, stored
+from cloudstate_core.journal.redis_format import Names, entity_name, stored
 from cloudstate_core.journal.redis_journal import RedisJournal
 
 LOST, HELD, ACTIVATING, ACTIVE, APPENDING = range(5)
@@ -273,7 +273,7 @@ def questions(bounds: Bounds, monkeypatch: pytest.MonkeyPatch) -> set[Question]:
         def listen(*given: Any) -> Any:
             shard, *between, operation = given
             rest = [astuple(row) if isinstance(row, rules.EntityRow) else row for row in between]
-            asked.add((astuple(shard), *(rest + [None, None])[:2], operation))  # type: ignore[arg-type]
+            asked.add((astuple(shard), *[*rest, None, None][:2], operation))  # type: ignore[arg-type]
             return rule(*given)
 
         return listen
