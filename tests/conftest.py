@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import random
 import shutil
 import socket
 import subprocess
@@ -17,28 +18,44 @@ import pytest
 PATIENCE = 30.0
 
 
+def lasting_port() -> int:
+    """A port that nobody has, from a range that outgoing connections do not take either: it is still free for a restart."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class RedisServer:
-    """A redis-server process on a port and in a folder of its own; it keeps both over a restart. `options` go on its command line."""
+    """A redis-server process on a port and in a folder of its own; it keeps both over a restart.
+
+    `options` go on its command line; TLS_PORT in them stands for a second port.
+    """
 
     def __init__(self, folder: pathlib.Path, *options: str) -> None:
         self.folder, self.options = folder, options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port, self.tls_port = lasting_port(), lasting_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
-        """Start it and wait until it answers."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", *self.options]
-        with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        """Start it and wait until it serves."""
+        self.start_only()
+        assert self.process is not None
         deadline = time.monotonic() + PATIENCE
         while self.cli("PING").strip() not in ("PONG", "NOAUTH Authentication required."):
             assert self.process.poll() is None, f"redis-server ended: {(self.folder / 'redis.log').read_text()[-2000:]}"
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(0.01)
         return self
+
+    def start_only(self) -> None:
+        """Start it, to serve some time later."""
+        options = [option.replace("TLS_PORT", str(self.tls_port)) for option in self.options]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", *options]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def cli(self, *arguments: str) -> str:
         """What redis-cli prints."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cloudstate_core.hashing import shard_of
@@ -34,7 +34,7 @@ from cloudstate_core.journal.api import (
     Unbound,
     Uninitialised,
 )  # fmt: skip
-from cloudstate_core.journal.redis_format import Names, entity_name, restored, shard_script, stored
+from cloudstate_core.journal.redis_format import Names, entity_name, reading_script, restored, shard_script, stored
 
 COMMAND_WINDOW = 24 * 3600
 """Seconds that a command id is remembered."""
@@ -50,7 +50,7 @@ _HINTS = {
     "MISCONF": "it cannot save to its disk and takes no writes",
     "NOREPLICAS": "it has fewer replicas than min-replicas-to-write asks for",
     "BUSY": "a script of another client blocks it",
-    "NOPERM": "its user lacks permissions: it needs ~cs:* +@hash +@list +@string +@scripting +info +ping +select",
+    "NOPERM": "its user lacks permissions: it needs ~cs:* +@hash +@list +@string +@scripting +exists +info +ping +select",
     **dict.fromkeys(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN"), _CLUSTER),
 }
 _PASSING = ("OOM", "BUSY", "MISCONF", "NOREPLICAS", "NOPERM")
@@ -71,6 +71,8 @@ class ShardCall:
         self.keys = [self.prefix + b"f"]
         self.arguments = [layout.journal_id.encode(), b"%d" % COMMAND_WINDOW]
         self.asked: list[tuple[int, Operation]] = []
+        self.reading = True
+        """Nothing that it asks for writes."""
 
     def add(self, place: int, operation: Operation) -> None:
         """Ask for one more operation. ValueError when it cannot be stored; then nothing was added."""
@@ -80,18 +82,19 @@ class ShardCall:
         self.keys += keys
         self.arguments += arguments
         self.asked.append((place, operation))
+        self.reading = self.reading and isinstance(operation, Check | Lookup)
 
     def packed(self) -> bytes:
         """The command."""
-        return shard_script.call(self.keys, self.arguments)
+        return (reading_script if self.reading else shard_script).call(self.keys, self.arguments)
 
 
 def shard_calls(
-    where: str, names: Names, layout: Layout, operations: Sequence[Operation], outcomes: list[Outcome | None]
+    where: str, names: Names, layout: Layout, asked: Iterable[tuple[int, Operation]], outcomes: list[Outcome | None]
 ) -> dict[int, ShardCall]:
-    """One call for each shard touched; what cannot be asked at all is refused in `outcomes` at once."""
+    """One call for each shard touched; what cannot be asked at all is refused in `outcomes`, at its place, at once."""
     calls: dict[int, ShardCall] = {}
-    for place, operation in enumerate(operations):
+    for place, operation in asked:
         try:
             if isinstance(operation, Lookup):
                 shard = shard_of(operation.entity.persistence_id, operation.entity.entity_id, layout.shard_count)
@@ -173,7 +176,7 @@ def settle(where: str, call: ShardCall, answer: list[Any] | str, outcomes: list[
         return True
     for (place, operation), values in zip(call.asked, answer, strict=True):
         outcomes[place] = _OUTCOMES[values[0]](operation, values, where)
-    return any(values[0] == b"failed" and values[1].startswith(b"READONLY") for values in answer)
+    return False
 
 
 def _active(values: list[Any]) -> Active:
@@ -201,5 +204,5 @@ _OUTCOMES: dict[bytes, Callable[[Any, list[Any], str], Outcome]] = {
     b"stale": lambda operation, values, where: Stale(values[1]),
     b"uninitialised": lambda operation, values, where: Uninitialised(),
     b"damaged": lambda operation, values, where: _damaged(values, where),
-    b"failed": lambda operation, values, where: Refused(f"{where}: nothing was written: {explained(values[1].decode(errors='replace'))}"),
+    b"failed": lambda operation, values, where: Refused(f"{where}: nothing was written: {values[1].decode(errors='replace')}"),
 }

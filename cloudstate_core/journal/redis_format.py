@@ -46,10 +46,14 @@ class Script:
         return packed(b"EVALSHA", self._digest, b"%d" % len(keys), *keys, *arguments)
 
 
-shard_script = Script((HERE / "redis_shard.lua").read_bytes())
+_SHARD, _OPEN = (HERE / "redis_shard.lua").read_bytes(), (HERE / "redis_open.lua").read_bytes()
+shard_script = Script(_SHARD)
 """Operations on one shard."""
-open_script = Script((HERE / "redis_open.lua").read_bytes())
+reading_script = Script(_SHARD.replace(b"#!lua", b"#!lua flags=allow-oom", 1))
+"""The same for operations that write nothing: it runs when memory is full, too."""
+open_script = Script(_OPEN)
 """Makes a keyspace, or tells its layout."""
+SCRIPTS = (shard_script, reading_script, open_script)
 
 
 class Names:

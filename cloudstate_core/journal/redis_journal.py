@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from cloudstate_core.journal.api import (
+    Check,
     Claimed,
     Done,
     Fenced,
     Journal,
     JournalError,
     Layout,
+    Lookup,
     Operation,
     Outcome,
     Raced,
@@ -32,7 +34,7 @@ from cloudstate_core.journal.api import (
 )  # fmt: skip
 from cloudstate_core.journal.redis_address import RedisAddress
 from cloudstate_core.journal.redis_calls import ShardCall, settle, shard_calls
-from cloudstate_core.journal.redis_format import Names, packed, shard_script
+from cloudstate_core.journal.redis_format import SCRIPTS, Names, packed
 from cloudstate_core.journal.redis_layout import open_layout
 from cloudstate_core.journal.redis_link import Link, Lost, Unfit
 
@@ -126,7 +128,9 @@ class RedisJournal:
                 delay, told = RETRY_FIRST, ""
                 self._start_taking()
                 await self._serve(link)
-            except (Unfit, Lost) as error:
+            except Lost as error:
+                problem = f"{self._where}: the connection was lost: {error}"
+            except Unfit as error:
                 problem = str(error)
             except JournalError as error:
                 problem = str(error)
@@ -209,7 +213,7 @@ class RedisJournal:
         outcomes: list[Outcome | None] = [None] * len(operations)
         reason = "ended by a mistake of its own"
         try:
-            calls = shard_calls(self._where, self._names, self.layout, operations, outcomes)
+            calls = shard_calls(self._where, self._names, self.layout, enumerate(operations), outcomes)
             anew = await self._exchange(link, calls, outcomes)
         except Lost as error:
             reason = f"the connection was lost before the answer came: {error}"
@@ -225,23 +229,31 @@ class RedisJournal:
 
     async def _exchange(self, link: Link, calls: dict[int, ShardCall], outcomes: list[Outcome | None], load: bool = False) -> str:
         """Ask, and put the outcomes in their places. Why the server must be looked at anew; '' if it need not."""
-        commands = [call.packed() for call in calls.values()]
+        loads = [script.load() for script in SCRIPTS] if load else []
         problem: Lost | None = None
         try:
-            answers = await link.exchange([shard_script.load(), *commands] if load else commands, load + len(calls))
+            answers = await link.exchange([*loads, *(call.packed() for call in calls.values())], len(loads) + len(calls))
         except Lost as error:
             answers, problem = error.answers, error
-        anew, unloaded = "", {}
-        for (shard, call), answer in zip(calls.items(), answers[load:], strict=problem is None):
+        anew = ""
+        unloaded: dict[int, ShardCall] = {}
+        readable: list[tuple[int, Operation]] = []
+        for (shard, call), answer in zip(calls.items(), answers[len(loads) :], strict=problem is None):
             if not load and isinstance(answer, str) and answer.startswith("NOSCRIPT"):
                 unloaded[shard] = call
-            elif settle(self._where, call, answer, outcomes):
+                continue
+            if settle(self._where, call, answer, outcomes):
                 anew = str(answer)
-            else:
-                self._watch(shard, [outcomes[place] for place, _ in call.asked])
+            if isinstance(answer, str) and answer.startswith("OOM"):
+                readable += [(place, operation) for place, operation in call.asked if isinstance(operation, Check | Lookup)]
+            self._watch(shard, [outcomes[place] for place, _ in call.asked])
         if problem is not None:
             raise problem
-        return anew or (await self._exchange(link, unloaded, outcomes, load=True) if unloaded else "")
+        if unloaded:
+            anew = await self._exchange(link, unloaded, outcomes, load=True)
+        if readable:  # nothing was written, so what only reads may as well be asked alone
+            anew = await self._exchange(link, shard_calls(self._where, self._names, self.layout, readable, outcomes), outcomes)
+        return anew
 
     def _watch(self, shard: int, outcomes: Sequence[Outcome | None]) -> None:
         """Epochs only grow, unless the store has lost acknowledged writes: that is told once."""

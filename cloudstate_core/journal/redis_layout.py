@@ -10,7 +10,7 @@ import secrets
 from cloudstate_core.hashing import HASH_NAME
 from cloudstate_core.journal.api import Incompatible, JournalError, Layout
 from cloudstate_core.journal.redis_calls import explained
-from cloudstate_core.journal.redis_format import Names, open_script, packed, shard_script
+from cloudstate_core.journal.redis_format import SCRIPTS, Names, open_script, packed
 from cloudstate_core.journal.redis_link import Answer, Link, Unfit
 
 FORMAT = 1
@@ -29,7 +29,7 @@ async def open_layout(link: Link, where: str, names: Names, shard_count: int, kn
         question = open_script.call([names.layout, *fences], [*map(str.encode, wanted), secrets.token_bytes(8 * shard_count)])
     else:
         question = packed(b"HMGET", names.layout, *map(str.encode, _FIELDS))
-    *_, answer = await link.exchange([shard_script.load(), open_script.load(), question], 3)
+    *_, answer = await link.exchange([*(script.load() for script in SCRIPTS), question], len(SCRIPTS) + 1)
     return _agreed(where, _told(where, answer), known, shard_count)
 
 

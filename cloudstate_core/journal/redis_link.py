@@ -28,6 +28,9 @@ ANSWER_LIMIT = 5.0
 BYTES_PER_SECOND = 10e6
 """What a network carries at least."""
 
+OLDEST = 7
+"""Major version of the oldest Redis whose scripts have flags."""
+
 _LOST = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError, TimeoutError)
 _ANSWERS = (exceptions.ResponseError, exceptions.BusyLoadingError, exceptions.AuthenticationError)
 
@@ -86,6 +89,8 @@ class Link:
             return
         lines = info.decode(errors="replace").splitlines()
         found = dict(line.split(":", 1) for line in lines if ":" in line)
+        if int(found.get("redis_version", "7").partition(".")[0]) < OLDEST:
+            raise JournalError(f"journal {self._address}: is Redis {found['redis_version']}: must be {OLDEST}.0 or later")
         if found.get("redis_mode") == "cluster":
             raise JournalError(f"journal {self._address}: {explained('CLUSTERDOWN cluster mode is on')}")
         if (policy := found.get("maxmemory_policy", "noeviction")) != "noeviction":

@@ -1,3 +1,4 @@
+#!lua
 -- Make a keyspace once: its layout and the fences of all its shards; afterwards answer with the layout that is there.
 -- KEYS: the layout, then the fence of each shard. ARGV: journal id, shard count, hash, format, random bytes (8 for each shard).
 -- Answers journal id, shard count, hash, format; nothing at all when there are fences without a layout.

@@ -1,9 +1,11 @@
+#!lua
 -- Operations on one shard, in order, each all or nothing: the guards of rules.py, in the same order, in one atomic step.
 -- KEYS: the shard's fence, then the keys that each operation names. ARGV: journal id, seconds that a command is remembered, then the
 -- name and the arguments of each operation. Answers one array for each operation: the outcome's name, then its values.
 --
--- A script is not undone when it fails. So everything is read and compared first, and the first write is the only one that can fail
--- (memory full, disk full, too few replicas): a failed operation has written nothing.
+-- A script is not undone when it fails. So everything is read and compared first, and the first write is the only one that can fail (a key
+-- of another kind). Without the flag `no-writes` the server runs none of it where it takes no writes, not even a `check`: a replica must not
+-- tell an old owner that it is current. Without `allow-oom` nothing runs when memory is full; the reading operations may be asked with it.
 
 local next_key, next_argument = 1, 2
 
