@@ -74,7 +74,9 @@ class Proxy:
         self._function = self._transport.connect(settings.function)
         self._discovery = Discovery(self._transport, self._function, settings.function, _version(), self._discovered)
         self._discovery.start()
-        self._on_journal_event = open_journal(settings.journal, settings.service, settings.shards, self._transport, self._journal_opened)
+        self._on_journal_event = open_journal(
+            settings.journal, settings.service, settings.shards, self._transport, self._journal_opened, settings.journal_password
+        )
 
     def _discovered(self, model: ServiceModel) -> None:
         self._model = model

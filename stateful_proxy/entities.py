@@ -202,7 +202,7 @@ class Entities:
                 answer.payload = outcome.outcome
                 self._deliver(command, answer)
 
-        self._ask(Lookup(entity.key, command.command_id), found)
+        self._ask(Lookup(entity.shard, entity.key, command.command_id), found)
 
     def _next(self, entity: Entity) -> None:
         """Begin the next waiting command, if the entity is free; leave, if it is to."""
@@ -218,7 +218,7 @@ class Entities:
         if command.retry and command.command_id:
             command.retry = False
             entity.state, entity.current = State.LOOKING_UP, command
-            self._ask(Lookup(entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
+            self._ask(Lookup(entity.shard, entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
             return
         self._execute(entity, command)
 

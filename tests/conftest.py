@@ -18,6 +18,11 @@ import pytest
 PATIENCE = 30.0
 
 
+def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
+    """Tests against a real API server are for `make envtest`, which starts one."""
+    return True if collection_path.name == "envtest" and "CLOUDSTATE_ENVTEST" not in os.environ else None
+
+
 def lasting_port() -> int:
     """A port that nobody has, from a range that outgoing connections do not take either: it is still free for a restart."""
     while True:

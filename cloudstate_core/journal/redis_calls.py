@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cloudstate_core.hashing import shard_of
 from cloudstate_core.journal.api import (
     Activate,
     Active,
@@ -96,13 +95,9 @@ def shard_calls(
     calls: dict[int, ShardCall] = {}
     for place, operation in asked:
         try:
-            if isinstance(operation, Lookup):
-                shard = shard_of(operation.entity.persistence_id, operation.entity.entity_id, layout.shard_count)
-            else:
-                shard = operation.shard
-            call = calls.get(shard) or ShardCall(names, layout, shard)
+            call = calls.get(operation.shard) or ShardCall(names, layout, operation.shard)
             call.add(place, operation)
-            calls[shard] = call
+            calls[operation.shard] = call
         except ValueError as error:
             outcomes[place] = Refused(f"{where}: {type(operation).__name__.lower()} cannot be stored: {error}")
     return calls

@@ -51,8 +51,7 @@ from cloudstate_core.journal.sqlite import SqliteJournal
 from cloudstate_core.transport import create
 
 SHARDS = 8
-CART = EntityKey("cart", "tom")
-"""An entity of shard 1, where its operations go."""
+CART = EntityKey("cart", "ann")
 PATIENCE = 30
 
 
@@ -216,7 +215,7 @@ def test_a_command_is_applied_once_and_its_outcome_is_kept(journal: Journal) -> 
     first = append(token, b"1", 0, "x", command_id="c1", outcome=b"ok")
     assert run(journal, Activate(1, token, CART, b"1"), first)[1] == Appended(1)
     assert run(journal, append(token, b"1", 1, "x", command_id="c1", outcome=b"other")) == [Duplicate(b"ok")]
-    assert run(journal, Lookup(CART, "c1"), Lookup(CART, "c2")) == [Found(b"ok"), Found(None)]
+    assert run(journal, Lookup(1, CART, "c1"), Lookup(1, CART, "c2")) == [Found(b"ok"), Found(None)]
     assert run(journal, append(token, b"1", 1, "y", command_id="c2", outcome=b"")) == [Appended(2)]
 
 
@@ -254,7 +253,7 @@ def test_entities_whose_names_run_together_are_told_apart(journal: Journal) -> N
         assert run(journal, Activate(shard, token, name, b"1"), event) == [Active(0, 0, None, ()), Appended(1)]
     for number, (name, shard, token) in enumerate(zip(names, places, tokens, strict=True)):
         command = "c" if name.entity_id == "b" else f":{number}"
-        assert run(journal, Lookup(name, command)) == [Found(b"%d" % number)]
+        assert run(journal, Lookup(shard, name, command)) == [Found(b"%d" % number)]
         assert run(journal, Activate(shard, token, name, b"2")) == [Active(1, 0, None, (Event(1, Value("t", b"%d" % number)),))]
 
 

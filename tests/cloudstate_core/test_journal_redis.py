@@ -232,7 +232,7 @@ def test_command_ids_expire_and_nothing_else_does(journal: RedisJournal, shared_
     name = next(str(n) for n in range(100) if shard_of("cart", str(n), SHARDS) == 0)
     key = EntityKey("cart", name)
     run(journal, Activate(0, token, key, b"b"), Append(0, token, key, b"b", 0, (Value("t", b"x"),), command_id="c", outcome=b"ok"))
-    assert run(journal, Lookup(key, "c")) == [Found(b"ok")]
+    assert run(journal, Lookup(0, key, "c")) == [Found(b"ok")]
     keys = shared_redis.cli("--scan", "--pattern", f"cs:{{{keyspace}*").split("\n")[:-1]
     lives = {key: int(shared_redis.cli("TTL", key)) for key in keys}
     assert 86_000 < lives.pop(f"cs:{{{keyspace}:0}}:c:4.{len(name)}:cart:{name}:c") <= 86_400

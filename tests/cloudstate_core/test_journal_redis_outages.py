@@ -179,7 +179,7 @@ def test_an_append_whose_answer_was_lost_is_unknown_and_found_by_reading(connect
     assert isinstance(unknown, Unknown)
     assert "connection was lost" in unknown.reason
     assert until_answered(journal, Activate(0, token, CART, b"new")) == [Active(1, 0, None, (Event(1, Value("t", b"done")),))]
-    assert run(journal, Lookup(CART, "c"), append(token, 1, binding=b"b")) == [Found(b"ok"), Unbound(token.epoch)]
+    assert run(journal, Lookup(0, CART, "c"), append(token, 1, binding=b"b")) == [Found(b"ok"), Unbound(token.epoch)]
 
 
 def test_a_server_killed_with_an_append_in_its_socket_leaves_it_unknown_and_undone(
@@ -383,7 +383,7 @@ def test_a_full_memory_refuses_writes_definitely_and_answers_reads(connect: Call
     journal = connect(server.url).ready()
     token = bound(journal)
     server.cli("CONFIG", "SET", "maxmemory", "1")
-    refused, current, found = run(journal, append(token, 0, command_id="c"), Check(0, token), Lookup(CART, "c"))
+    refused, current, found = run(journal, append(token, 0, command_id="c"), Check(0, token), Lookup(0, CART, "c"))
     assert isinstance(refused, Refused)
     assert "its memory is full (maxmemory)" in refused.reason
     assert (current, found) == (Current(), Found(None))
