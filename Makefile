@@ -25,7 +25,7 @@ $(BIN)/python:
 	$(BIN)/pip install --quiet --upgrade pip
 
 $(VENV)/.installed: setup.cfg pyproject.toml sdk/python/setup.cfg | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[cli,control-plane,dev]' -e sdk/python
+	$(BIN)/pip install --quiet -e '.[cli,control-plane,redis,dev]' -e sdk/python
 	@touch $@
 
 $(VENV)/.engine: $(ENGINE_SOURCES) $(VENV)/.installed
