@@ -33,7 +33,7 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self.queue.take()
-            failed = True
+            failed, wait = True, 0.0
             try:
                 again = await self._reconcile(key)
                 failed = False
@@ -43,9 +43,10 @@ class Controller:
             except Conflict as error:
                 log.info("%s: %s: %s", self._name, key, error)
             except KubeError as error:
+                wait = error.retry_after
                 log.warning("%s: %s: %s", self._name, key, error)
             except Exception:
                 log.exception("%s: %s failed", self._name, key)
             finally:
                 self.failed_total += failed
-                self.queue.done(key, failed)
+                self.queue.done(key, failed, wait)
