@@ -30,6 +30,12 @@ def refusing(*args: Any, **more: Any) -> Answer:
     return answer
 
 
+def cut(request: web.Request) -> None:
+    """Lose the connection of a request."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
 class FakeApi:
     """Objects of any kind in one namespace; all share one version counter, as in etcd."""
 
@@ -50,15 +56,17 @@ class FakeApi:
         self.always: dict[str, Answer] = {}
         self.watches: set[asyncio.Queue[Any]] = set()
         self._uids = itertools.count(1)
+        self._snapshots: dict[str, list[dict[str, Any]]] = {}
+        """What the pages of a list are cut from, by version."""
         self._runner: web.AppRunner | None = None
 
-    async def start(self, ssl_context: Any = None) -> None:
+    async def start(self, ssl_context: Any = None, port: int = 0) -> None:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", r"/{root:apis?}/{version:.+}/namespaces/n/{plural}", self._serve)
         app.router.add_route("*", r"/{root:apis?}/{version:.+}/namespaces/n/{plural}/{name}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=ssl_context).start()
+        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=ssl_context).start()
         self.url = f"http{'s' if ssl_context else ''}://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def close(self) -> None:
@@ -123,19 +131,18 @@ class FakeApi:
         return await serve(request)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        version, start = str(self.version), 0
-        if token := request.query.get("continue"):
-            version, _, first = token.partition(":")
-            start = int(first)
+        version, _, start = request.query.get("continue", f"{self.version}:0").partition(":")
         if int(version) < self.oldest:
             return status(410, "Expired", "the provided continue parameter is too old")
-        names = sorted(self.items[request.match_info["plural"]])
-        limit = int(request.query.get("limit", len(names) or 1))
-        page = [self.items[request.match_info["plural"]][name] for name in names[start : start + limit]]
+        plural = request.match_info["plural"]
+        if start == "0":
+            self._snapshots[version] = sorted(self.items[plural].values(), key=lambda item: item["metadata"]["name"])
+        items = self._snapshots[version][int(start) :]
+        limit = int(request.query.get("limit", 1 << 30))
         metadata = {"resourceVersion": version}
-        if start + limit < len(names):
-            metadata["continue"] = f"{version}:{start + limit}"
-        return web.json_response({"metadata": metadata, "items": page})
+        if len(items) > limit:
+            metadata["continue"] = f"{version}:{int(start) + limit}"
+        return web.json_response({"metadata": metadata, "items": items[:limit]})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         since, plural = int(request.query["resourceVersion"]), request.match_info["plural"]
@@ -151,8 +158,7 @@ class FakeApi:
             await response.prepare(request)
             while (what := await watch.get()) is not END:
                 if what is CUT:
-                    assert request.transport is not None
-                    request.transport.abort()
+                    cut(request)
                     break
                 data = what if isinstance(what, bytes) else what[1] if what[0] == plural else b""
                 if data:
