@@ -19,8 +19,10 @@ Reconcile = Callable[[str], Awaitable[float | None]]
 class Controller:
     """Runs `reconcile` for keys, several at once, never one key twice at the same time."""
 
-    def __init__(self, name: str, reconcile: Reconcile, workers: int = 4) -> None:
-        self.queue = WorkQueue(time.monotonic)
+    def __init__(
+        self, name: str, reconcile: Reconcile, workers: int = 4, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.queue = WorkQueue(clock)
         self._name, self._reconcile, self._workers = name, reconcile, workers
         self.done_total = self.failed_total = 0
 
