@@ -200,14 +200,27 @@ def cluster(kubeconfig: str) -> Iterator[Cluster]:
         ours.kubectl("delete", "namespace", ours.namespace, "--wait=false")
 
 
+class Measured:
+    """Medians of what tests measured; they go to build/results/e2e.json at the end."""
+
+    def __init__(self) -> None:
+        self.rows: list[results.Row] = []
+
+    def __call__(
+        self, name: str, values: Sequence[float], unit: str, peer: tuple[str, Sequence[float], float] | None = None, bar: float | None = None
+    ) -> None:
+        """Record values; `peer` = its name, its values, and the bar for the ratio; `bar` is for the value where there is no peer."""
+        value = statistics.median(values)
+        if peer is None:
+            self.rows.append(results.Row(name, value, unit, bar=bar))
+        else:
+            self.rows.append(results.Row(name, value, unit, peer[0], statistics.median(peer[1]), peer[2]))
+
+
 @pytest.fixture(scope="session")
-def measured() -> Iterator[Callable[[str, Sequence[float], str], None]]:
-    """`measured(name, values, unit)` records a median; all go to build/results/e2e.json at the end."""
-    rows: list[results.Row] = []
-
-    def add(name: str, values: Sequence[float], unit: str) -> None:
-        rows.append(results.Row(name, statistics.median(values), unit))
-
-    yield add
-    if rows:
-        results.write("e2e", rows, ROOT / results.FOLDER)
+def measured() -> Iterator[Measured]:
+    """Records figures."""
+    made = Measured()
+    yield made
+    if made.rows:
+        results.write("e2e", made.rows, ROOT / results.FOLDER)
