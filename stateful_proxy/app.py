@@ -14,7 +14,7 @@ from importlib import metadata
 
 from cloudstate_core import transport as transports
 from cloudstate_core.journal.api import Journal, JournalError
-from cloudstate_core.journal.opening import open_journal
+from cloudstate_core.journal.opening import open_journal, shown
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, ListenOptions, Status
@@ -74,7 +74,9 @@ class Proxy:
         self._function = self._transport.connect(settings.function)
         self._discovery = Discovery(self._transport, self._function, settings.function, _version(), self._discovered)
         self._discovery.start()
-        self._on_journal_event = open_journal(settings.journal, settings.service, settings.shards, self._transport, self._journal_opened)
+        self._on_journal_event = open_journal(
+            settings.journal, settings.service, settings.shards, self._transport, self._journal_opened, settings.journal_password
+        )
 
     def _discovered(self, model: ServiceModel) -> None:
         self._model = model
@@ -202,7 +204,7 @@ class Proxy:
         if self._model is None:
             return self._discovery.problem
         if self._journal is None:
-            return f"journal {self.settings.journal}: is not open yet"
+            return f"journal {shown(self.settings.journal)}: is not open yet"
         if self._coordinator is not None and not self._coordinator.joined:
             return self._coordinator.problem
         return "" if self._dispatch is not None else "starting"

@@ -55,8 +55,8 @@ MAX_ATTEMPTS = 3
 class LossListener(Protocol):
     """Hears that the journal has fenced this proxy out of a shard."""
 
-    def lost(self, shard: int, epoch: int) -> None:
-        """The shard has another owner, of at least this epoch."""
+    def lost(self, shard: int, refused: Token, epoch: int) -> None:
+        """The token is the shard's no more, which is at `epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Entities:
                 answer.payload = outcome.outcome
                 self._deliver(command, answer)
 
-        self._ask(Lookup(entity.key, command.command_id), found)
+        self._ask(Lookup(entity.shard, entity.key, command.command_id), found)
 
     def _next(self, entity: Entity) -> None:
         """Begin the next waiting command, if the entity is free; leave, if it is to."""
@@ -218,7 +218,7 @@ class Entities:
         if command.retry and command.command_id:
             command.retry = False
             entity.state, entity.current = State.LOOKING_UP, command
-            self._ask(Lookup(entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
+            self._ask(Lookup(entity.shard, entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
             return
         self._execute(entity, command)
 
@@ -538,7 +538,7 @@ class Entities:
         self._done(entity)
         self._close_stream(entity, reset=True)
         self._forget(entity)
-        self._losses.lost(entity.shard, epoch)
+        self._losses.lost(entity.shard, entity.token, epoch)
 
     def load(self, now: float) -> dict[int, float]:
         """Handler seconds per second of each shard, smoothed over calls of this method, plus a little for each entity in memory."""

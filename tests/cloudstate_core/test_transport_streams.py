@@ -221,3 +221,20 @@ def test_a_caller_that_cancels_mid_read_leaves_the_entity_stream_alive(bench: An
     bench.wait(api.STREAM_MESSAGE)
     assert [method(b"%d" % n, timeout=30) for n in range(20)] == [b"%d" % n for n in range(20)]
     assert not bench.of(api.STREAM_CLOSED)
+
+
+@pytest.mark.needs("many_connections")
+def test_streams_beyond_what_one_connection_takes_go_on_another(bench: Any, raw: Any) -> None:
+    opened: list[int] = []
+
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.RequestReceived):
+            opened.append(event.stream_id)
+
+    server = raw.server(behaviour)  # python-h2 lets 100 streams begin
+    upstream = bench.transport.connect(server.target)
+    streams = bench.do(lambda: [bench.transport.open(upstream, "/test/Slow") for _ in range(150)])
+    bench.until(lambda: len(opened) == 150, "all streams have begun")
+    assert server.connections == 2
+    bench.do(lambda: [bench.transport.reset(stream) for stream in streams])
+    bench.wait(api.STREAM_CLOSED, 150)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from envtest.conftest import Component, eventually, free_port
 
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Body, Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
+from envtest.conftest import Component, eventually, free_port
 from revision_controller.trust import CONFIGURATION, WEBHOOKS
 
 KNATIVE_SERVICE = kinds.KNATIVE_SERVICE
