@@ -1,4 +1,4 @@
-"""Reads the YAML that a cluster takes (Knative Service, AutoscalingPolicy) and picks what a local run needs.
+"""Reads the YAML that a cluster takes (Knative Service, AutoscalingPolicy, config-autoscaler) and picks what a local run needs.
 
 Nothing is guessed: a document of another kind, a missing command or a policy that does not exist is an error that names the
 file, the field and the rule, and all errors of all files are reported together.
@@ -14,11 +14,16 @@ from typing import Any
 
 import yaml
 
+from autoscaler.annotations import errors as scaling_errors
+from autoscaler.config import Config, ConfigError, parse_config
 from autoscaler.policy import Policy, PolicyError, parse_policy
 from cloudstate_core import annotations as rules
 
 COMMAND = "local.cloudstate.io/command"
 """Annotation: the command line that is the 'image' of a local service."""
+CONFIG = "config-autoscaler"
+"""Name of the ConfigMap with the defaults of all services."""
+
 
 class ManifestError(Exception):
     """One or more manifests cannot be run; each line says what, where and which rule."""
@@ -40,6 +45,9 @@ class LocalService:
     shards: int
     passivation_timeout: str
     policy: Policy | None = None
+    config: Config = field(default_factory=Config)
+    reachable: bool = True
+    """False when `spec.traffic` leads to no revision that runs here: the minimum does not hold then."""
 
     @property
     def full_name(self) -> str:
@@ -56,6 +64,8 @@ class LocalService:
 class _Reading:
     services: list[tuple[pathlib.Path, dict[str, Any]]] = field(default_factory=list)
     policies: dict[tuple[str, str], Policy] = field(default_factory=dict)
+    config: Config | None = None
+    """As the ConfigMap says; None without one."""
     errors: list[str] = field(default_factory=list)
 
 
@@ -87,10 +97,12 @@ def _read(path: pathlib.Path, reading: _Reading) -> None:
             reading.services.append((path, document))
         elif kind == ("autoscaling.cloudstate.io/v1alpha1", "AutoscalingPolicy"):
             _read_policy(path, document, reading)
+        elif kind == ("v1", "ConfigMap"):
+            _read_config(path, document, reading)
         else:
             reading.errors.append(
-                f"{path}: kind {kind}: must be a Service of serving.knative.dev/v1 or an AutoscalingPolicy of "
-                "autoscaling.cloudstate.io/v1alpha1"
+                f"{path}: kind {kind}: must be a Service of serving.knative.dev/v1, an AutoscalingPolicy of "
+                f"autoscaling.cloudstate.io/v1alpha1 or the ConfigMap {CONFIG}"
             )
 
 
@@ -104,6 +116,21 @@ def _read_policy(path: pathlib.Path, document: dict[str, Any], reading: _Reading
     reading.policies[metadata.get("namespace", "default"), metadata["name"]] = policy
 
 
+def _read_config(path: pathlib.Path, document: dict[str, Any], reading: _Reading) -> None:
+    name, data = (document.get("metadata") or {}).get("name"), document.get("data") or {}
+    if name != CONFIG:
+        reading.errors.append(f"{path}: ConfigMap {name}: must be {CONFIG}, the only one that a local run knows")
+    elif reading.config is not None:
+        reading.errors.append(f"{path}: ConfigMap {CONFIG}: is given twice; it must be given once")
+    elif not isinstance(data, dict):
+        reading.errors.append(f"{path}: ConfigMap {CONFIG}: data: {data!r} must be an object")
+    else:
+        try:
+            reading.config = parse_config(data)
+        except ConfigError as error:
+            reading.errors.append(f"{path}: {error}")
+
+
 def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) -> LocalService | None:
     """A service from its document, or None with what is wrong added to the errors."""
     metadata = document.get("metadata") or {}
@@ -112,7 +139,8 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
     name, namespace = metadata.get("name", ""), metadata.get("namespace", "default")
     where = f"{path}: Service {name or '(without a name)'}"
     before = len(reading.errors)
-    reading.errors += [f"{where}: {text}" for text in _annotation_errors(name, annotations)]
+    config = reading.config or Config()
+    reading.errors += [f"{where}: {text}" for text in _annotation_errors(name, annotations, config)]
     spec = template.get("spec") or {}
     containers = spec.get("containers") or []
     if len(containers) != 1:
@@ -133,18 +161,29 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
         shards=int(annotations.get(rules.SHARDS, rules.DEFAULT_SHARDS)),
         passivation_timeout=annotations.get(rules.PASSIVATION, rules.DEFAULT_PASSIVATION),
         policy=policy,
+        config=config,
+        reachable=_reachable((document.get("spec") or {}).get("traffic") or [], f"{name}-00001"),
     )
 
 
-def _annotation_errors(name: str, annotations: Mapping[str, str]) -> list[str]:
+def _reachable(traffic: Sequence[Mapping[str, Any]], revision: str) -> bool:
+    """True when some traffic leads to the revision, by name or as the latest one; without `traffic` all of it does."""
+    return not traffic or any(target.get("revisionName", revision) == revision for target in traffic)
+
+
+def _annotation_errors(name: str, annotations: Mapping[str, str], config: Config) -> list[str]:
     errors = []
     if not name:
         errors.append("metadata.name: must be set")
     if not rules.enabled(annotations):
         errors.append('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
-    if not annotations.get(COMMAND, "").strip():
+    if not str(annotations.get(COMMAND, "")).strip():
         errors.append(f"annotation {COMMAND}: must be the command line that starts the user function locally")
-    return errors + rules.errors(annotations, {COMMAND: ""})
+    errors += [f"annotation {key}: {value!r} must be a text: quote it" for key, value in annotations.items() if not isinstance(value, str)]
+    annotations = {key: value for key, value in annotations.items() if isinstance(value, str)}
+    limits = {"max_scale_limit": config.max_scale_limit, "allow_zero_initial_scale": config.allow_zero_initial_scale}
+    scaling = scaling_errors(annotations, {**limits, "pod_autoscaler_class": config.pod_autoscaler_class})
+    return errors + rules.errors(annotations, {COMMAND: ""}) + [f"annotation {text}" for _, text in sorted(scaling.items())]
 
 
 def _policy_of(
