@@ -1,4 +1,4 @@
-"""Ordinary Knative services on our class, with nothing of Cloudstate about them: from and to zero, with load, every protocol through the activator."""
+"""Ordinary Knative services on our class, without a proxy: from and to zero, with load, every protocol through the activator."""
 
 from __future__ import annotations
 
