@@ -14,7 +14,7 @@ from importlib import metadata
 
 from cloudstate_core import transport as transports
 from cloudstate_core.journal.api import Journal, JournalError
-from cloudstate_core.journal.opening import open_journal
+from cloudstate_core.journal.opening import open_journal, shown
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, ListenOptions, Status
@@ -226,7 +226,7 @@ class Proxy:
         if self._model is None:
             return self._discovery.problem
         if self._journal is None:
-            return f"journal {self.settings.journal}: is not open yet"
+            return f"journal {shown(self.settings.journal)}: is not open yet"
         if self._discovery.problem:
             return self._discovery.problem
         if self._coordinator is not None and not self._coordinator.joined:

@@ -55,8 +55,8 @@ MAX_ATTEMPTS = 3
 class LossListener(Protocol):
     """Hears that the journal has fenced this proxy out of a shard."""
 
-    def lost(self, shard: int, epoch: int) -> None:
-        """The shard has another owner, of at least this epoch."""
+    def lost(self, shard: int, refused: Token, epoch: int) -> None:
+        """The token is the shard's no more, which is at `epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,7 +546,7 @@ class Entities:
         self._done(entity)
         self._close_stream(entity, reset=True)
         self._forget(entity)
-        self._losses.lost(entity.shard, epoch)
+        self._losses.lost(entity.shard, entity.token, epoch)
 
     def load(self, now: float) -> dict[int, float]:
         """Handler seconds per second of each shard, smoothed over calls of this method, plus a little for each entity in memory."""
