@@ -14,11 +14,9 @@ from typing import Any
 
 import yaml
 
-from autoscaler.policy import Policy, PolicyError, parse_policy
 from cloudstate_core import annotations as rules
+from cloudstate_core.policy import Policy, PolicyError, parse_policy
 
-COMMAND = "local.cloudstate.io/command"
-"""Annotation: the command line that is the 'image' of a local service."""
 
 class ManifestError(Exception):
     """One or more manifests cannot be run; each line says what, where and which rule."""
@@ -123,7 +121,7 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
     return LocalService(
         namespace=namespace,
         name=name,
-        command=tuple(shlex.split(annotations[COMMAND])),
+        command=tuple(shlex.split(annotations[rules.LOCAL_COMMAND])),
         folder=path.resolve().parent,
         annotations=annotations,
         labels=metadata.get("labels") or {},
@@ -142,9 +140,9 @@ def _annotation_errors(name: str, annotations: Mapping[str, str]) -> list[str]:
         errors.append("metadata.name: must be set")
     if not rules.enabled(annotations):
         errors.append('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
-    if not annotations.get(COMMAND, "").strip():
-        errors.append(f"annotation {COMMAND}: must be the command line that starts the user function locally")
-    return errors + rules.errors(annotations, {COMMAND: ""})
+    if rules.LOCAL_COMMAND not in annotations:
+        errors.append(f"annotation {rules.LOCAL_COMMAND}: must be the command line that starts the user function locally")
+    return errors + rules.errors(annotations)
 
 
 def _policy_of(

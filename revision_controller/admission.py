@@ -61,7 +61,7 @@ def usable_store(revision: Mapping[str, Any], found: Found) -> Store:
 
 def check_annotations(annotations: Mapping[str, str], paired_too: bool = False) -> None:
     """Refused with everything that is wrong with the annotations of our domains."""
-    if problems := rules.errors(annotations, {rules.PAIRED: ""} if paired_too else None):
+    if problems := rules.errors(annotations, (rules.PAIRED,) if paired_too else ()):
         raise Refused("; ".join(problems))
 
 
