@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudstate_core import annotations as rules
@@ -76,6 +76,7 @@ def test_keys_of_others_are_left_alone(key: str) -> None:
     assert rules.errors({key: "?"}) == []
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*rules.RULES, "cloudstate.io/other"]), st.text(max_size=40)))
 def test_any_text_is_judged_without_a_crash(annotations: dict[str, str]) -> None:
     assert len(rules.errors(annotations)) <= len(annotations)

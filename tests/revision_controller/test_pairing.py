@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revision_controller.pairing import CLASS, CLASS_KEY, PROXY, PairingError, ProxySettings, paired, patch
@@ -148,6 +148,9 @@ def test_a_mark_without_a_proxy_does_not_keep_a_revision_from_getting_one() -> N
     assert made["spec"]["containers"][1]["name"] == PROXY
 
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Time is not what these properties are about, and machines are shared."""
+
 # Any revision -----------------------------------------------------------------------------------------------------------
 
 names = st.sampled_from(["A", "B", "PORT", "HOST", "PATH"])
@@ -176,6 +179,7 @@ def revisions(draw: st.DrawFn) -> dict[str, Any]:
     return revision(*containers, annotations=draw(st.dictionaries(st.sampled_from(["a/b", "cloudstate.io/shards"]), st.just("8"))))
 
 
+@unhurried
 @given(revisions())
 def test_pairing_twice_is_pairing_once(given: dict[str, Any]) -> None:
     once = pair(given)
@@ -183,6 +187,7 @@ def test_pairing_twice_is_pairing_once(given: dict[str, Any]) -> None:
     assert pair(once) == once
 
 
+@unhurried
 @given(revisions())
 def test_the_second_call_after_knative_has_filled_in_defaults_patches_nothing(given: dict[str, Any]) -> None:
     first = defaulted(given)
@@ -190,6 +195,7 @@ def test_the_second_call_after_knative_has_filled_in_defaults_patches_nothing(gi
     assert patch(between, pair(between)) == []
 
 
+@unhurried
 @given(revisions())
 def test_the_patch_leads_to_the_paired_revision_and_leaves_what_came_untouched(given: dict[str, Any]) -> None:
     before = copy.deepcopy(given)
@@ -198,6 +204,7 @@ def test_the_patch_leads_to_the_paired_revision_and_leaves_what_came_untouched(g
     assert apply(given, patch(given, made)) == made
 
 
+@unhurried
 @given(revisions())
 def test_of_the_users_containers_nothing_else_is_lost(given: dict[str, Any]) -> None:
     made = pair(given)["spec"]["containers"]
