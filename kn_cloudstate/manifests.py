@@ -16,12 +16,10 @@ from typing import Any
 import yaml
 
 from autoscaler import annotations as autoscaling
-from autoscaler.policy import Policy, PolicyError, parse_policy
 from cloudstate_core import annotations as rules
+from cloudstate_core.policy import Policy, PolicyError, parse_policy
 from kn_cloudstate.fields import Field
 
-COMMAND = "local.cloudstate.io/command"
-"""Annotation: the command line that is the 'image' of a local service."""
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -140,7 +138,7 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
     service = LocalService(
         namespace=namespace,
         name=name,
-        command=_command(annotations.get(COMMAND, ""), tell),
+        command=_command(annotations.get(rules.LOCAL_COMMAND, ""), tell),
         folder=path.resolve().parent,
         annotations=annotations,
         labels=labels,
@@ -170,7 +168,7 @@ def _annotations(of_service: Field, of_template: Field, tell: Callable[[str], No
     annotations = {**outer, **inner}
     if not rules.enabled(annotations):
         tell('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
-    for problem in (*rules.errors(annotations, {COMMAND: ""}), *autoscaling.errors(annotations).values()):
+    for problem in (*rules.errors(annotations), *autoscaling.errors(annotations).values()):
         tell(problem if problem.startswith("annotation") else f"annotation {problem}")
     return annotations
 
@@ -179,10 +177,10 @@ def _command(line: str, tell: Callable[[str], None]) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(line))
     except ValueError as error:
-        tell(f"annotation {COMMAND}: {line!r} is not a command line: {error}")
+        tell(f"annotation {rules.LOCAL_COMMAND}: {line!r} is not a command line: {error}")
         return ()
     if not words:
-        tell(f"annotation {COMMAND}: must be the command line that starts the user function locally")
+        tell(f"annotation {rules.LOCAL_COMMAND}: must be the command line that starts the user function locally")
     return words
 
 

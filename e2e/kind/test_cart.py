@@ -169,4 +169,4 @@ async def test_a_bad_annotation_is_refused_with_the_key_the_value_and_the_rule(p
     told = cluster.refusal(cart_service("carts", {}, {"cloudstate.io/shards": "many"}))
     assert "annotation cloudstate.io/shards: 'many' must be a whole number from 1 to 4096" in told
     told = cluster.refusal(cart_service("carts", {}, {"cloudstate.io/stateful-shop": "carts"}))
-    assert "annotation cloudstate.io/stateful-shop: is not known; the keys are" in told
+    assert "annotation cloudstate.io/stateful-shop: no such key (its value is 'carts'); the keys are" in told

@@ -1,4 +1,7 @@
-"""AutoscalingPolicy: from YAML to a value; everything that is wrong is told at once, with the field's path, the value and the rule."""
+"""AutoscalingPolicy: from YAML to a value; everything that is wrong is told at once, with the field's path, the value and the rule.
+
+The autoscaler, admission and the local runner read policies by these rules, so that none takes what another refuses.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 
 METRIC_TYPES = ("Concurrency", "RequestsPerSecond", "FunctionConcurrency", "Prometheus")
 
