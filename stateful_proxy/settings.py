@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloudstate_core.process import SettingsError
 
@@ -22,8 +22,8 @@ class Settings:
     peer_port: int
     admin_port: int
     """0 takes a free port."""
-    journal: str
-    """`memory:`, `sqlite:PATH` or `remote:HOST:PORT`."""
+    journal: str = field(repr=False)
+    """`memory:`, `sqlite:PATH`, `remote:HOST:PORT`, `redis://HOST:PORT/DATABASE` or `rediss://…` for TLS."""
     coordinator: str
     """Address of the leader; empty: standalone, every shard is this proxy's."""
     service: str
@@ -34,6 +34,8 @@ class Settings:
     passivation: float
     """Idle seconds after which an entity leaves memory."""
     transport: str
+    journal_password: str = field(default="", repr=False)
+    """Of the journal's server; it wins over one in the URL."""
     advertise_host: str = ""
     """Where others reach this proxy, when it is bound to every address; empty: found by the host's own name."""
     advertise_port: int = 0
@@ -71,6 +73,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         peer_port=number("PEER_PORT", 8559, 0, 65535),
         admin_port=number("ADMIN_PORT", 8558, 0, 65535),
         journal=text("JOURNAL", "memory:"),
+        journal_password=text("JOURNAL_PASSWORD", ""),
         coordinator=text("COORDINATOR", ""),
         service=service,
         revision=text("REVISION", ""),

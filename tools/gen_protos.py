@@ -64,6 +64,7 @@ def main() -> int:
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(out, folder)
+                folder.chmod(0o755)
     for name in stale:
         print(f"stale: {name} (run `make gen`)", file=sys.stderr)
     return 1 if stale else 0

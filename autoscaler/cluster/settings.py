@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 from cloudstate_core.process import SettingsError
 
 

@@ -101,6 +101,7 @@ class Check(msgspec.Struct, frozen=True, tag="check"):
 class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
     """The recorded outcome of a command, if any."""
 
+    shard: int
     entity: EntityKey
     command_id: str
 

@@ -16,10 +16,10 @@ ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease", objects.Lease)
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", objects.Object)
 MUTATING_WEBHOOK = Kind(
-    "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", objects.Object
+    "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", objects.WebhookConfiguration
 )
 VALIDATING_WEBHOOK = Kind(
-    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", objects.Object
+    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", objects.WebhookConfiguration
 )
 KNATIVE_SERVICE = Kind("serving.knative.dev", "v1", "services", "Service", objects.Object)
 REVISION = Kind("serving.knative.dev", "v1", "revisions", "Revision", objects.Revision)

@@ -1,8 +1,6 @@
 # What a cluster is made of, with nothing but Debian packages and Go modules. Sourced by lib.sh, which says what an artefact is.
 # shellcheck shell=bash
 
-export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=local
-
 go_program() { # OUTPUT PACKAGE [LDFLAGS]
   go build -trimpath -ldflags "-s -w ${3:-}" -o "$1" "$2"
 }
@@ -111,10 +109,10 @@ make_knative_manifests() {
 }
 
 # --- Programs of our own ------------------------------------------------------------------------------------------------------------------
-own_program() { # NAME: a module of go/, as an archive of its image
+own_program() { # NAME: a module of go/ that passes its tests, as an archive of its image
   local program
   program=$(mktemp)
-  (cd "$HERE/go/$1" && go_program "$program" .)
+  (cd "$HERE/go/$1" && go vet . && go test . && go_program "$program" .)
   pack "$1.tar" "dev.local/cloudstate-knative/$1:dev" --add "$program:/$1" --entrypoint "/$1" --user 65532
   rm "$program"
 }
@@ -237,7 +235,8 @@ kube_proxy_root() { # FOLDER: the Kubernetes binary, and of the node's files ipt
 node_preload() { # the archives into the node's containerd store, by a containerd of this machine that lives as long as this takes
   local archive socket daemon
   socket=$(mktemp -u /tmp/preload-XXXXXX.sock)
-  containerd --config /dev/null --root "$root/var/lib/containerd" --state "$PWD/state" --address "$socket" --log-level error >containerd.log 2>&1 &
+  containerd --config /dev/null --root "$root/var/lib/containerd" --state "$PWD/state" --address "$socket" --log-level error \
+    >containerd.log 2>&1 {TERMINAL}>&- &
   daemon=$!
   wait_for 30 "a containerd to preload images with" ctr --address "$socket" version
   for archive in images/*.tar; do ctr --address "$socket" -n k8s.io images import --no-unpack "$archive" >/dev/null; done

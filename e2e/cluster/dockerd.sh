@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 forget_killed_engine() { # after a hard kill, containers and mounts of the old engine are still there and would make a new one wait or fail
   local process arguments
   for process in /proc/[0-9]*; do
-    arguments=$(tr '\0' ' ' <"$process/cmdline" 2>/dev/null) || continue
+    { arguments=$(tr '\0' ' ' <"$process/cmdline"); } 2>/dev/null || continue # it has just ended
     case $arguments in
       *"containerd-shim"*" -address $ENGINE_STATE/"*)
         xargs -r kill -9 <"$process/task/${process#/proc/}/children" 2>/dev/null || true # the first process of the container
@@ -30,7 +30,7 @@ start() {
   setsid dockerd --host "unix://$ENGINE_STATE/docker.sock" --exec-root "$ENGINE_STATE" --pidfile "$ENGINE_STATE/dockerd.pid" \
     --data-root "$CACHE/docker" --bridge none --default-cgroupns-mode private --log-level warn \
     --add-runtime "without-sys-resource=$HERE/runc-without-sys-resource" --default-runtime without-sys-resource \
-    >"$CACHE/dockerd.log" 2>&1 </dev/null &
+    >"$CACHE/dockerd.log" 2>&1 </dev/null {TERMINAL}>&- &
   export DOCKER_HOST=unix://$ENGINE_STATE/docker.sock
   wait_for 60 "a container engine (see $CACHE/dockerd.log)" docker info
   docker ps -aq --filter label=io.x-k8s.kind.cluster | xargs -r docker rm -f -v >/dev/null # nodes of a killed run
@@ -43,6 +43,6 @@ stop() {
 
 case ${1:-} in
   start) start ;;
-  stop) stop ;;
+  stop) stop ;; # also does no harm where none was started
   *) die "usage: dockerd.sh start | stop" ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real API server with Knative's resource definitions, and nothing else: etcd and kube-apiserver on loopback, no container engine.
+# A real API server with Knative's and our resource definitions, and nothing else: etcd and kube-apiserver on loopback, no container engine.
 #
 #   envtest.sh start [FOLDER [API-PORT ETCD-PORT]]   start one instance (free ports unless told); prints the path of its kubeconfig
 #   envtest.sh apiserver FOLDER                      start its API server again, after a test has killed the process in FOLDER/apiserver.pid
@@ -19,7 +19,7 @@ print(*[one.getsockname()[1] for one in held])' "$1"
 daemon() { # NAME COMMAND…: in the background, detached from this terminal; pid in NAME.pid, output in NAME.log
   local name=$1
   shift
-  setsid "$@" >>"$name.log" 2>&1 </dev/null &
+  setsid "$@" >>"$name.log" 2>&1 </dev/null {TERMINAL}>&- &
   echo $! >"$name.pid"
 }
 
@@ -73,6 +73,7 @@ start() {
     start_etcd
     start_apiserver
     kubectl create -f "${DIR[knative_manifests]}/crds.yaml" >/dev/null
+    kubectl create -k "$HERE/../../deploy/knative/base/crds" >/dev/null
     kubectl wait --for=condition=Established --timeout=60s crd --all >/dev/null
   fi
   echo "$FOLDER/kubeconfig"

@@ -6,6 +6,7 @@ engine_answers || die "no container engine answers: run dockerd.sh start"
 give_node_image() {
   local work
   docker image inspect "$image" >/dev/null 2>&1 && return
+  use_go
   work=$(mktemp -d "$STORE/.making-node.XXXX")
   (cd "$work" && timed make_node)
   timed docker load --quiet --input "$work/node.tar"

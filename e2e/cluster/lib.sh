@@ -18,7 +18,8 @@ STORE=$CACHE/store
 mkdir -p "$STORE"
 declare -A DIR # of every artefact that `need` has seen
 
-say() { printf '%s\n' "$*" >&2; }
+exec {TERMINAL}>&2
+say() { printf '%s\n' "$*" >&"$TERMINAL"; } # also from functions whose output goes to a log
 die() {
   say "$*"
   exit 1
@@ -40,7 +41,7 @@ wait_for() { # SECONDS WHAT COMMAND…: until the command succeeds; its output i
 }
 
 ours() { # PIDFILE WORD: whether the process of the file lives and has WORD in its command line (a pid may have been given to another)
-  [ -s "$1" ] && tr '\0' ' ' <"/proc/$(cat "$1")/cmdline" 2>/dev/null | grep -qF -- "$2"
+  [ -s "$1" ] && { tr '\0' ' ' <"/proc/$(cat "$1")/cmdline"; } 2>/dev/null | grep -qF -- "$2"
 }
 
 end_process() { # PIDFILE WORD: end that process, hard after 20 s, and forget the file
@@ -65,6 +66,7 @@ keys() { # NAME…
 
 make_artefact() { # NAME FOLDER
   local work
+  [ "$1" = toolchain ] || use_go
   work=$(mktemp -d "$STORE/.making-$1.XXXX")
   chmod 755 "$work"
   (cd "$work" && "make_$1") >&2
@@ -106,4 +108,5 @@ engine_answers() { # the machine's own container engine, or else the private one
   docker info >/dev/null 2>&1
 }
 
+source "$HERE/toolchain.sh"
 source "$HERE/artefacts.sh"

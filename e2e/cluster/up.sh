@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A kind cluster with Knative Serving and an ingress:  up.sh [WORKERS]; prints the path of its kubeconfig.
+# A kind cluster with Knative Serving and an ingress:  up.sh [WORKERS]; prints the path of its kubeconfig. bin/ beside that has kubectl.
 # NAME=cloudstate, INGRESS_PORT=18080 and API_PORT=16443 on 127.0.0.1. One that runs and is whole is left as it is.
+# Where kind, kubectl and a container registry are at hand, the published images do (published.sh); SOURCE=packed or published decides otherwise.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 name=${NAME:-cloudstate}
 workers=${1:-0}
@@ -39,7 +40,6 @@ YAML
 
 nodes() {
   kind delete cluster --quiet --name "$name" # one that is not whole
-  mkdir -p "$folder"
   config >"$folder/kind.yaml"
   kind create cluster --quiet --name "$name" --config "$folder/kind.yaml"
 }
@@ -95,14 +95,21 @@ knative() {
 whole() { # everything of an earlier `up` was finished, with the same content, and answers
   [ "$(cat "$folder/whole" 2>/dev/null)" = "$(content)" ] && kubectl get --raw /readyz >/dev/null 2>&1
 }
-content() { echo "$(node_image) $workers $(key ingress) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
+content() { echo "$(node_image) $workers $(key ingress) $(key testapp) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
 
+registry_answers() { command -v kind kubectl docker >/dev/null && curl --silent --max-time 3 --output /dev/null https://registry-1.docker.io/v2/; }
+
+mkdir -p "$folder"
+if [ "${SOURCE:-}" = published ] || { [ -z "${SOURCE:-}" ] && registry_answers; }; then
+  exec "$HERE/published.sh" "$@"
+fi
 need kubernetes kind knative_manifests ingress testapp
 "$HERE/dockerd.sh" start
 engine_answers
-"$HERE/images.sh" >&2
+"$HERE/images.sh" >/dev/null
 if ! whole; then
   rm -f "$folder/whole"
+  trap '[ $? = 0 ] || { tail -n 20 "$folder/up.log" && say "see $folder/up.log"; } >&2' EXIT
   {
     timed network
     timed nodes
@@ -110,7 +117,9 @@ if ! whole; then
     timed names
     "$HERE/load.sh" "$name" "${DIR[ingress]}/ingress.tar" "${DIR[testapp]}/testapp.tar"
     timed knative
-  } >&2
+  } >"$folder/up.log" 2>&1
+  mkdir -p "$folder/bin"
+  ln -sf "${DIR[kubernetes]}/kubectl" "$folder/bin/"
   content >"$folder/whole"
 fi
 echo "$KUBECONFIG"

@@ -4,7 +4,7 @@ use crate::core::{Closed, Core, Event};
 use crate::framing::{frame, Deframer, Fault};
 use crate::grpc;
 use crate::headers::Pairs;
-use crate::http1::Pool;
+use crate::http1_client::Pool;
 use crate::outlet::Outlet;
 use crate::server::{is_due, CONNECTION_WINDOW, LATE, STREAM_WINDOW};
 use bytes::Bytes;
@@ -25,6 +25,8 @@ use tokio::time::Instant;
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(2);
+/// Streams on a connection whose peer has not said yet how many it takes.
+const FIRST_STREAMS: usize = 100;
 /// Connections to one peer.
 const MOST_CONNECTIONS: usize = 32;
 /// Calls that may wait for the peer to let more streams begin, per connection.
@@ -168,6 +170,7 @@ async fn connect(upstream: Rc<Upstream>) {
         Ok(socket) => h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(FIRST_STREAMS)
             .enable_push(false)
             .handshake::<_, Bytes>(socket)
             .await

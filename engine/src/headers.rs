@@ -138,7 +138,9 @@ pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = items(headers, http::header::CONNECTION).any(|item| item.eq_ignore_ascii_case("upgrade"));
     let http = items(headers, http::header::UPGRADE).any(|item| {
         let protocol = item.split('/').next().unwrap_or(item);
-        ["h2c", "h2", "http", "tls"].iter().any(|known| protocol.eq_ignore_ascii_case(known))
+        ["h2c", "h2", "http", "tls"]
+            .iter()
+            .any(|known| protocol.eq_ignore_ascii_case(known))
     });
     headers.get(http::header::UPGRADE).filter(|_| asked && !http).cloned()
 }

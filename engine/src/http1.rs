@@ -1,35 +1,31 @@
-//! HTTP/1.1 by hyper: requests told to policy like any other, and passed through to upstreams as streams. After an upstream has agreed to
-//! switch protocols (WebSocket), the bytes of both connections are passed on until both sides have ended.
+//! HTTP/1.1 by hyper: requests told to policy like any other, and passed through to upstreams as streams.
 
-use crate::client::{dial, Upstream};
 use crate::core::{Core, End, Event, OpenCall, OpenConnection};
 use crate::forward::Order;
-use crate::headers::{rewrite, set_upgrade, strip_hop_by_hop, upgrade};
+use crate::headers::{strip_hop_by_hop, upgrade};
+use crate::http1_client::send;
 use crate::listener::{Options, GREETING_LIMIT};
 use crate::server::{is_due, tighten, Alarm, Call, Command, Exchange, Kind, LATE};
+use crate::upgrade::{switch_protocols, unasked, Switch};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper::upgrade::{self, OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{poll_fn, Future};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 
-/// Connections kept for another request, per upstream.
-const MOST_IDLE: usize = 256;
-/// Bytes of each direction that may be on their way after a switch of protocols.
-const SPLICE_BUFFER: usize = 16 * 1024;
+/// How long a connection may wait for its next request: longer than ingresses keep theirs (an hour), since one that is closed just as a
+/// request comes costs that request.
+const IDLE_LIMIT: Duration = Duration::from_secs(3700);
 
 type Fail = hyper::Error;
 
@@ -79,10 +75,12 @@ impl Body for Through {
 
 /// What the task of a connection and the answer on its way share.
 #[derive(Default)]
-struct Link {
+pub struct Link {
     /// When the answer on its way must have ended.
     alarm: RefCell<Alarm>,
     cut: Cell<bool>,
+    /// A request has come.
+    heard: Cell<bool>,
 }
 
 /// A forwarded answer on its way; tells its end exactly once, at the latest when hyper drops it.
@@ -97,7 +95,14 @@ pub struct Passing {
 }
 
 impl Passing {
-    fn new(core: &Rc<Core>, id: u64, text: &str, complete_when_dropped: bool, link: Rc<Link>, open: OpenCall) -> Passing {
+    fn new(
+        core: &Rc<Core>,
+        id: u64,
+        text: &str,
+        complete_when_dropped: bool,
+        link: Rc<Link>,
+        open: OpenCall,
+    ) -> Passing {
         Passing {
             core: core.clone(),
             id,
@@ -109,7 +114,7 @@ impl Passing {
         }
     }
 
-    fn tell(&mut self, end: End) {
+    pub fn tell(&mut self, end: End) {
         if !std::mem::replace(&mut self.told, true) {
             self.link.alarm.take();
             self.core.emit(Event::Forwarded(self.id, end));
@@ -127,7 +132,7 @@ impl Passing {
         self.tell(end);
     }
 
-    fn fail(&mut self, why: String) {
+    pub fn fail(&mut self, why: String) {
         self.tell(End::Failed(why));
     }
 }
@@ -156,7 +161,7 @@ pub fn whole(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Th
     response
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Through> {
+pub fn text(status: StatusCode, text: &str) -> Response<Through> {
     let mut headers = HeaderMap::new();
     headers.insert(
         http::header::CONTENT_TYPE,
@@ -174,12 +179,13 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(GREETING_LIMIT)
+        .header_read_timeout(IDLE_LIMIT)
         .max_buf_size(options.max_header.max(8192))
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut closing = false;
+    let mut greeting: Alarm = Some(Box::pin(tokio::time::sleep(GREETING_LIMIT)));
     let _ = poll_fn(|context| {
         if !closing && guard.is_draining(context.waker()) {
             closing = true;
@@ -187,6 +193,11 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         }
         if is_due(&mut link.alarm.borrow_mut(), context) {
             link.cut.set(true); // with the connection goes the answer on its way
+            return Poll::Ready(Ok(()));
+        }
+        if link.heard.get() {
+            greeting = None;
+        } else if is_due(&mut greeting, context) {
             return Poll::Ready(Ok(()));
         }
         connection.as_mut().poll(context)
@@ -217,13 +228,19 @@ impl Drop for Attending {
     }
 }
 
-async fn call(core: Rc<Core>, options: Rc<Options>, link: Rc<Link>, mut request: Request<Incoming>) -> Response<Through> {
+async fn call(
+    core: Rc<Core>,
+    options: Rc<Options>,
+    link: Rc<Link>,
+    mut request: Request<Incoming>,
+) -> Response<Through> {
     let open = core.enter();
+    link.heard.set(true);
     let mut switch = upgrade(request.headers())
         .filter(|_| options.peek && request.version() == Version::HTTP_11)
         .map(|protocol| Switch {
             protocol,
-            client: upgrade::on(&mut request),
+            client: hyper::upgrade::on(&mut request),
         });
     let mut alarm = None;
     let (head, body) = request.into_parts();
@@ -373,36 +390,6 @@ async fn read(mut body: Incoming, max: usize) -> Result<Bytes, Response<Through>
     Ok(joined.freeze())
 }
 
-/// Connections to an upstream that wait for another request.
-#[derive(Default)]
-pub struct Pool(RefCell<VecDeque<SendRequest<Through>>>);
-
-impl Pool {
-    /// One that is ready; those that are closed are forgotten.
-    fn take(&self) -> Option<SendRequest<Through>> {
-        let mut idle = self.0.borrow_mut();
-        idle.retain(|sender| !sender.is_closed());
-        let ready = idle.iter().position(SendRequest::is_ready)?;
-        idle.remove(ready)
-    }
-
-    fn put(&self, sender: SendRequest<Through>) {
-        let mut idle = self.0.borrow_mut();
-        if idle.len() < MOST_IDLE {
-            idle.push_back(sender);
-        }
-    }
-}
-
-async fn connect(upstream: &Upstream) -> Result<SendRequest<Through>, String> {
-    let socket = dial(&upstream.target).await?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
-        .await
-        .map_err(|error| format!("failed to connect to {}: {error}", upstream.target))?;
-    drop(spawn_local(async move { drop(connection.with_upgrades().await) }));
-    Ok(sender)
-}
-
 /// Forward once.
 async fn forward(
     core: &Rc<Core>,
@@ -443,134 +430,4 @@ fn pass_back(passing: Passing, response: Response<Incoming>) -> Response<Through
     strip_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_11;
     Response::from_parts(head, Through::Answer(body, passing))
-}
-
-/// The client's side of a switch of protocols that it has asked for.
-struct Switch {
-    protocol: HeaderValue,
-    client: OnUpgrade,
-}
-
-/// Agree as the upstream has agreed, and pass bytes on from then on.
-fn switch_protocols(
-    passing: Passing,
-    switch: Switch,
-    mut response: Response<Incoming>,
-    alarm: Alarm,
-) -> Response<Through> {
-    let upstream = upgrade::on(&mut response);
-    let (mut head, _) = response.into_parts();
-    let protocol = head.headers.get(http::header::UPGRADE).cloned();
-    strip_hop_by_hop(&mut head.headers);
-    set_upgrade(&mut head.headers, protocol.unwrap_or(switch.protocol));
-    drop(spawn_local(splice(passing, switch.client, upstream, alarm)));
-    Response::from_parts(head, Through::Whole(Full::default()))
-}
-
-/// Both directions, as fast as the slower side reads, each until its sender ends it.
-async fn splice(mut passing: Passing, client: OnUpgrade, upstream: OnUpgrade, mut alarm: Alarm) {
-    let both = async {
-        let (client, upstream) = tokio::try_join!(client, upstream).map_err(|_| "the caller is gone")?;
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        // A connection that breaks is an end like any other: what it meant only the two sides know.
-        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, SPLICE_BUFFER, SPLICE_BUFFER).await;
-        Ok(())
-    };
-    let mut both = std::pin::pin!(both);
-    let ended: Result<(), &str> = poll_fn(|context| {
-        if is_due(&mut alarm, context) {
-            return Poll::Ready(Err(LATE));
-        }
-        both.as_mut().poll(context)
-    })
-    .await;
-    if let Err(why) = ended {
-        passing.tell(End::Cancelled(why.to_owned()));
-    }
-}
-
-/// An upstream that switches protocols though nobody has asked for it.
-fn unasked(mut passing: Passing) -> Response<Through> {
-    let why = "the upstream switched protocols though nobody has asked for it";
-    passing.fail(why.to_owned());
-    text(StatusCode::BAD_GATEWAY, why)
-}
-
-/// Send on a waiting connection, or a new one. A request that never left is left in `body`.
-async fn send(
-    upstream: &Rc<Upstream>,
-    order: &Order,
-    head: &Parts,
-    protocol: Option<&HeaderValue>,
-    body: &mut Option<Through>,
-) -> Result<Response<Incoming>, End> {
-    let replay = match body {
-        Some(Through::Whole(whole)) => Some(Through::Whole(whole.clone())),
-        Some(body) if body.is_end_stream() => Some(Through::Whole(Full::default())),
-        _ => None,
-    };
-    let harmless = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(&head.method)
-        && body.as_ref().is_some_and(Body::is_end_stream);
-    loop {
-        let pooled = upstream.http1.take();
-        let fresh = pooled.is_none();
-        let mut sender = match pooled {
-            Some(sender) => sender,
-            None => connect(upstream).await.map_err(End::Refused)?,
-        };
-        sender
-            .ready()
-            .await
-            .map_err(|error| End::Refused(format!("{}: {error}", upstream.target)))?;
-        let Some(content) = body.take() else {
-            return Err(End::Failed("the request body is spent".to_owned()));
-        };
-        match sender.try_send_request(request(upstream, order, head, protocol, content)).await {
-            Ok(response) => {
-                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    upstream.http1.put(sender);
-                }
-                *body = replay;
-                return Ok(response);
-            }
-            Err(mut error) => {
-                *body = error.take_message().map(Request::into_body);
-                let why = format!("{}: {}", upstream.target, error.error());
-                if body.is_none() && !fresh && harmless && error.error().is_incomplete_message() {
-                    *body = Some(Through::Whole(Full::default())); // most likely closed as it was taken: no byte of an answer came
-                }
-                match body {
-                    Some(_) if !fresh => {} // the peer closed it while it waited: nothing was sent
-                    Some(_) => return Err(End::Refused(why)),
-                    None => return Err(End::Failed(why)),
-                }
-            }
-        }
-    }
-}
-
-fn request(
-    upstream: &Upstream,
-    order: &Order,
-    head: &Parts,
-    protocol: Option<&HeaderValue>,
-    body: Through,
-) -> Request<Through> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    let path = head.uri.path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(|| head.uri.clone(), http::Uri::from);
-    let mut headers = head.headers.clone();
-    strip_hop_by_hop(&mut headers);
-    if let Some(protocol) = protocol {
-        set_upgrade(&mut headers, protocol.clone());
-    }
-    rewrite(&mut headers, &order.replace, &order.remove);
-    if !headers.contains_key(http::header::HOST) {
-        if let Ok(host) = HeaderValue::from_str(&upstream.target) {
-            headers.insert(http::header::HOST, host);
-        }
-    }
-    *request.headers_mut() = headers;
-    request
 }

@@ -9,12 +9,14 @@ mod framing;
 mod grpc;
 mod headers;
 mod http1;
+mod http1_client;
 mod listener;
 mod outlet;
 mod server;
 mod table;
 mod timers;
 mod turn;
+mod upgrade;
 
 use crate::core::{Core, Posted, Shared};
 use crate::forward::Order;

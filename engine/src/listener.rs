@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-/// Time for a client to say what it speaks, and for an HTTP/1.1 client to send its headers.
+/// Time for a client to say what it speaks, and for an HTTP/1.1 client to send its first headers.
 pub const GREETING_LIMIT: Duration = Duration::from_secs(30);
 /// What the HTTP/2 preface begins with; no HTTP/1.1 method does.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

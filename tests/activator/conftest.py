@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from activator.router import PICK, Router
+from activator.request import PICK
+from activator.router import Router
 from activator.routes import RouteTable
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
@@ -52,6 +53,7 @@ class FakeTransport:
         self.answers: dict[int, Answer] = {}
         self.sent: list[tuple[int, bytes]] = []
         self.opened: list[str] = []
+        self.resets: list[int] = []
         self.limits: dict[int, float] = {}
         self.peeked: list[int] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -72,6 +74,9 @@ class FakeTransport:
     def open(self, upstream: int, path: str, headers: Sequence[api.Header] = (), timeout: float | None = None) -> int:
         self.opened.append(path)
         return self._id()
+
+    def reset(self, stream: int) -> None:
+        self.resets.append(stream)
 
     def send(self, stream: int, message: bytes) -> None:
         self.sent.append((stream, message))
@@ -152,6 +157,7 @@ class House:
             hosts=[f"{name.partition('/')[2]}.shop.example.com"],
             default_revision=revision,
         )
+        route.plain = changes.pop("plain", False)
         for field_name, value in changes.items():
             getattr(route, field_name).extend(value) if value else route.ClearField(field_name)
         for service in self.table.apply([route]):
@@ -161,11 +167,26 @@ class House:
         """One pod is ready and owns every shard ('' = at zero)."""
         self.routes(dict.fromkeys(range(SHARDS), member), [member] if member else [], **options)
 
+    def plain(self, *ready: str, limit: int = 0, **changes: Any) -> None:
+        """The leader tells of a service without a proxy, and which of its pods are ready."""
+        self.routes({}, ready, limit, plain=True, methods=[], **changes)
+
+    @staticmethod
+    def command(key: str) -> bytes:
+        """A request message that names an entity."""
+        return b"\x0a" + bytes([len(key.encode())]) + key.encode()
+
     def call(self, key: str = "ann", path: str = ADD, message: bytes | None = None, **headers: bytes) -> int:
         """A gRPC call comes in; its id."""
         self._calls += 1
-        data = message if message is not None else b"\x0a" + bytes([len(key.encode())]) + key.encode()
+        data = message if message is not None else self.command(key)
         self.router.on_event((api.CALL, self._calls, data, (path, True, self._picked(headers))))
+        return self._calls
+
+    def unseen(self, path: str = ADD) -> int:
+        """A gRPC call comes in whose first message has not come yet; its id."""
+        self._calls += 1
+        self.router.on_event((api.CALL, self._calls, b"", (path, None, self._picked({}))))
         return self._calls
 
     def http(self, target: str = "/", **headers: bytes) -> int:

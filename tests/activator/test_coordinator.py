@@ -71,6 +71,27 @@ def test_a_new_leader_hears_at_once_of_what_waits(house: Any, leader: Leader) ->
     assert leader.told()[-1] == [("cart-1", 1, 0)]
 
 
+def test_each_attempt_is_a_new_connection_so_that_the_leaders_name_is_resolved_again(house: Any, leader: Leader) -> None:
+    target = next(iter(house.transport.targets.values()))
+    leader.close()
+    house.transport.advance(0.06)
+    assert house.transport.disconnected == [target]
+    assert list(house.transport.targets.values()) == [target]
+
+
+def test_a_leader_that_falls_silent_is_given_up_but_not_one_that_never_acknowledges(house: Any, leader: Leader) -> None:
+    leader.says(b"")  # the first message: no services
+    house.transport.advance(60)
+    assert house.transport.resets == []
+    leader.says(b"")
+    house.transport.advance(4.5)
+    leader.says(b"")
+    house.transport.advance(4.5)
+    assert house.transport.resets == []
+    house.transport.advance(60)
+    assert house.transport.resets == [house.transport.sent[-1][0]]
+
+
 def test_attempts_grow_rarer_and_messages_of_an_old_stream_are_ignored(house: Any, leader: Leader) -> None:
     old = house.transport.sent[-1][0]
     for _ in range(8):
@@ -98,6 +119,8 @@ def test_admin(house: Any, leader: Leader) -> None:
 
     assert get("/alive") == (200, "alive\n")
     assert get("/ready") == (503, "no routes have come from the leader yet\n")
+    leader.says(pb.RouteResponse().SerializeToString())  # a leader without services: there is nothing to wait for
+    assert get("/ready") == (200, "ready\n")
     house.routes({0: "a", 1: "a"}, ["a"])
     assert get("/ready?verbose") == (200, "ready\n")
     house.call(path="/shop.Cart/Price")

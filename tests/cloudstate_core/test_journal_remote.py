@@ -261,7 +261,7 @@ async def talk(held: list[Held], *frames: bytes, while_held: Callable[[], None] 
 
 
 async def test_a_session_that_ends_is_still_answered(held: list[Held]) -> None:
-    batches = [wire.encode(wire.Batch(n, [Lookup(EntityKey("a", "b"), "c")])) for n in range(20)]
+    batches = [wire.encode(wire.Batch(n, [Lookup(0, EntityKey("a", "b"), "c")])) for n in range(20)]
     answers, status, _ = await asyncio.wait_for(talk(held, wire.encode(wire.Open("ks", 4)), *batches), PATIENCE)
     assert isinstance(answers[0], wire.Opened)
     assert sorted(answer.number for answer in answers[1:]) == list(range(20))

@@ -170,7 +170,7 @@ def test_keyspaces_share_a_file_and_nothing_else(tmp_path: pathlib.Path) -> None
     token = bound(one)
     run(one, append(token, 0, command_id="c"))
     one.close()
-    assert run(two, Lookup(CART, "c")) == [Found(None)]
+    assert run(two, Lookup(1, CART, "c")) == [Found(None)]
     assert bound(two, b"m").epoch == 1
     two.close()
 
@@ -181,7 +181,7 @@ def test_command_ids_expire(journal: SqliteJournal, monkeypatch: Any) -> None:
     monkeypatch.setattr(sqlite_file, "COMMAND_WINDOW", -1.0)
     monkeypatch.setattr(sqlite_file, "EXPIRY_INTERVAL", 0.0)
     run(journal, append(token, 1))
-    assert run(journal, Lookup(CART, "c")) == [Found(None)]
+    assert run(journal, Lookup(1, CART, "c")) == [Found(None)]
 
 
 def python(script: str, *arguments: str) -> subprocess.Popen[str]:

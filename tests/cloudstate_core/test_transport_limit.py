@@ -98,12 +98,9 @@ def test_a_call_that_ends_in_time_does_not_hear_of_it(bench: Any, peers: Any, ch
     assert only(bench, api.FORWARDED) == (Outcome.DELIVERED, "0")
 
 
-@pytest.mark.parametrize("http_only", [True, False])
-def test_plain_http_that_waits_is_504(bench: Any, http_only: bool, transport_backend: str) -> None:
-    if not http_only and transport_backend == "grpcio":
-        pytest.skip("a gRPC port speaks no HTTP/1.1")
+def test_plain_http_that_waits_is_504(bench: Any) -> None:
     bench.policy = limiting(bench)
-    link = http.client.HTTPConnection("127.0.0.1", bench.listen(peek=True, http_only=http_only), timeout=30)
+    link = http.client.HTTPConnection("127.0.0.1", bench.listen(peek=True, http_only=True), timeout=30)
     link.request("GET", "/")
     assert link.getresponse().status == 504
     only(bench, api.CALL_CANCELLED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -214,10 +213,27 @@ def test_a_caller_that_cancels_mid_read_leaves_the_entity_stream_alive(bench: An
     method = channel(bench.listen()).unary_unary("/test/Command")
     first = method.future(b"first", timeout=60)
     bench.wait(api.CALL)
-    time.sleep(0.1)  # the peer sits in its read by now; earlier would prove less, not fail
+    assert peer.holding.wait(30)
     first.cancel()
     bench.wait(api.CALL_CANCELLED)
     peer.release.set()
     bench.wait(api.STREAM_MESSAGE)
     assert [method(b"%d" % n, timeout=30) for n in range(20)] == [b"%d" % n for n in range(20)]
     assert not bench.of(api.STREAM_CLOSED)
+
+
+@pytest.mark.needs("many_connections")
+def test_streams_beyond_what_one_connection_takes_go_on_another(bench: Any, raw: Any) -> None:
+    opened: list[int] = []
+
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.RequestReceived):
+            opened.append(event.stream_id)
+
+    server = raw.server(behaviour)  # python-h2 lets 100 streams begin
+    upstream = bench.transport.connect(server.target)
+    streams = bench.do(lambda: [bench.transport.open(upstream, "/test/Slow") for _ in range(150)])
+    bench.until(lambda: len(opened) == 150, "all streams have begun")
+    assert server.connections == 2
+    bench.do(lambda: [bench.transport.reset(stream) for stream in streams])
+    bench.wait(api.STREAM_CLOSED, 150)

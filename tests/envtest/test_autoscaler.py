@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 import pytest
-from envtest.conftest import Component, eventually, free_port
 
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from envtest.conftest import Component, eventually, free_port
 
 CLASS = {"autoscaling.knative.dev/class": "concurrency.cloudstate.io"}
 ACTIVATOR_LABELS = {"app.kubernetes.io/component": "activator", "app.kubernetes.io/part-of": "cloudstate-knative"}

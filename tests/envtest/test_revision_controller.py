@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from envtest.conftest import Component, eventually, free_port
 
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Body, Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
+from envtest.conftest import Component, eventually, free_port
 from revision_controller.trust import CONFIGURATION, WEBHOOKS
 
 KNATIVE_SERVICE = kinds.KNATIVE_SERVICE
@@ -108,10 +108,10 @@ EVENT_REASONS: Kind[_Event] = Kind("events.k8s.io", "v1", "events", "Event", _Ev
     ("annotations", "said"),
     [
         ({"cloudstate.io/enabled": "yes"}, "annotation cloudstate.io/enabled: 'yes' must be \"true\" or \"false\""),
-        ({"cloudstate.io/enabled": "true", "cloudstate.io/shard": "8"}, "annotation cloudstate.io/shard: is not known; the keys are"),
+        ({"cloudstate.io/enabled": "true", "cloudstate.io/shard": "8"}, "annotation cloudstate.io/shard: no such key (its value is '8'); the keys"),
         ({"cloudstate.io/shards": "0"}, "annotation cloudstate.io/shards: '0' must be a whole number from 1 to 4096"),
         ({"cloudstate.io/passivation-timeout": "soon"}, "must be a duration above zero such as 500ms, 30s or 2m"),
-        ({"cloudstate.io/paired": "v1"}, "annotation cloudstate.io/paired: is not known"),
+        ({"cloudstate.io/paired": "v1"}, "annotation cloudstate.io/paired: no such key"),
     ],
 )
 async def test_a_service_with_a_bad_annotation_is_refused_in_a_sentence(

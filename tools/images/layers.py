@@ -95,7 +95,7 @@ def dependencies(folder: pathlib.Path, system: pathlib.Path, wanted: Sequence[st
         shutil.unpack_archive(wheel, folder, "zip")
     _remove(folder / "bin")
     for entry in sorted(folder.rglob("*")):
-        if entry.name in {"tests", "test", "__pycache__"} and entry.is_dir() or entry.suffix in {".pyi", ".c", ".h", ".pyx", ".pxd"}:
+        if (entry.name in {"tests", "test", "__pycache__"} and entry.is_dir()) or entry.suffix in {".pyi", ".c", ".h", ".pyx", ".pxd"}:
             _remove(entry)
     libraries = [str(path) for path in folder.rglob("*.so*") if path.is_file()]
     if libraries:

@@ -100,15 +100,17 @@ class Blobs:
 
     def add_layer(self, content: Mapping[str, pathlib.Path]) -> Blob:
         """Keep a layer: files and whole folders by their absolute path in the image."""
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for target in sorted(content):
-                    source = content[target]
-                    if target == "/":
-                        for name in sorted(os.listdir(source)):
-                            archive.add(source / name, name, filter=_plain)
-                    else:
-                        archive.add(source.resolve(), target.lstrip("/"), filter=_plain)
+        with (
+            tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for target in sorted(content):
+                source = content[target]
+                if target == "/":
+                    for name in sorted(os.listdir(source)):
+                        archive.add(source / name, name, filter=_plain)
+                else:
+                    archive.add(source.resolve(), target.lstrip("/"), filter=_plain)
         return self._keep(pathlib.Path(file.name))
 
     def add_image(self, names: Iterable[str], layers: Sequence[Blob], run: Run) -> Image:
@@ -166,6 +168,8 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.mtime = 0
     member.uid = member.gid = 0
     member.uname = member.gname = ""
+    # A checkout may be private to whoever made it; an image is read by a user of its own.
+    member.mode |= 0o555 if member.isdir() or member.mode & 0o100 else 0o444
     return member
 
 

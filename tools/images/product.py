@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.images import layers
+from tools.images import layers, oci
 from tools.images.layers import LISTS, ROOT, USER
 from tools.images.oci import Blob, Blobs, Image, Run
 
@@ -43,9 +43,7 @@ class Component:
 
 
 COMPONENTS = {
-    "stateful-proxy": Component(
-        "stateful-proxy", "stateful_proxy", ("cloudstate_core", "stateful_proxy"), WITHOUT_KUBERNETES, engine=True
-    ),
+    "stateful-proxy": Component("stateful-proxy", "stateful_proxy", ("cloudstate_core", "stateful_proxy"), WITHOUT_KUBERNETES, engine=True),
     "activator": Component("activator", "activator", ("cloudstate_core", "activator"), WITHOUT_KUBERNETES, engine=True),
     "autoscaler": Component("control-plane", "autoscaler", ("cloudstate_core", "autoscaler")),
     "revision-controller": Component("control-plane", "revision_controller", ("cloudstate_core", "revision_controller")),
@@ -63,7 +61,7 @@ class Builder:
 
     def layer(self, name: str, target: str, content: str, fill: Callable[[pathlib.Path], None]) -> Blob:
         """The layer that `fill` makes, at `target` in the image; `content` and the code of `layers` are its key."""
-        key = hashlib.sha256((inspect.getsource(layers) + target + content).encode()).hexdigest()[:12]
+        key = hashlib.sha256((inspect.getsource(layers) + inspect.getsource(oci) + target + content).encode()).hexdigest()[:12]
         kept = self.cache / "layers" / f"{name}-{key}"
         if kept.exists():
             digest = kept.read_text()
@@ -114,9 +112,8 @@ class Builder:
             _digest(sources) + repr(wanted),
             lambda into: layers.application(into, folder, wanted.sources, wanted.without),
         )
-        folder_in_image = f"/opt/application/{name}" if (ROOT / "samples" / name).exists() else "/"
-        environment = {**PYTHON, "PYTHONPATH": ":".join([folder_in_image, PYTHON["PYTHONPATH"]])} if folder_in_image != "/" else PYTHON
-        run = Run(("/usr/bin/python3", "-m", wanted.module), environment, f"{USER}:{USER}", folder_in_image)
+        home = f"/opt/application/{name}" if (ROOT / "samples" / name).exists() else "/"
+        run = Run(("/usr/bin/python3", "-m", wanted.module), PYTHON, f"{USER}:{USER}", home)
         return self.blobs.add_image([f"{PREFIX}/{name}:dev"], [system, dependencies, application], run)
 
     def redis(self) -> Image:
