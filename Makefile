@@ -62,13 +62,13 @@ release:         ## render the manifests of a release into build/release; REGIST
 	@$(KUBECTL) kustomize deploy/knative/base | sed -E 's#(image|value): cloudstate-knative/([a-z-]+)$$#\1: $(REGISTRY)/\2:$(TAG)#' >build/release/release.yaml
 
 e2e: setup release ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
-	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
 	{ CLOUDSTATE_KIND=$$kubeconfig $(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml; result=$$?; \
 	  [ -n "$(KEEP)" ] || $(CLUSTER)/down.sh; exit $$result; }
 
 cluster-up: setup ## a kind cluster with Knative and the product's images; tells how to reach it
-	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
-	printf 'export KUBECONFIG=%s\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
+	printf 'export KUBECONFIG=%s PATH=%s/bin:$$PATH\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig $${kubeconfig%/*}
 
 cluster-down:    ## delete that cluster
 	$(CLUSTER)/down.sh

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import secrets
-import shutil
 import statistics
 import subprocess
 import time
@@ -22,7 +21,6 @@ import pytest
 from kn_cloudstate import results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-KUBECTL = shutil.which("kubectl") or str(ROOT / "e2e/cluster/kubectl.sh")
 INGRESS = f"127.0.0.1:{os.environ.get('INGRESS_PORT', '18080')}"
 DOMAIN = "kn.test"
 TESTAPP = "dev.local/cloudstate-knative/testapp:dev"
@@ -37,13 +35,17 @@ class Cluster:
     """Commands to one cluster, all in one namespace."""
 
     def __init__(self, kubeconfig: str, namespace: str) -> None:
-        self.kubeconfig = kubeconfig
         self.namespace = namespace
+        path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
+        self.kubeconfig = kubeconfig
+        self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:
         """Output of a kubectl command; it fails with what kubectl said."""
-        command = [KUBECTL, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        done = subprocess.run(
+            command, env=self._environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+        )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
@@ -85,8 +87,10 @@ class Cluster:
 
     def refusal(self, body: Json) -> str:
         """What a user is told whose object is refused."""
-        command = [KUBECTL, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, "apply", "-f", "-"]
-        done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False)
+        command = ["kubectl", "--namespace", self.namespace, "apply", "-f", "-"]
+        done = subprocess.run(
+            command, env=self._environment, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False
+        )
         assert done.returncode != 0, "the object was accepted"
         return done.stderr
 
@@ -197,14 +201,27 @@ def cluster(kubeconfig: str) -> Iterator[Cluster]:
         ours.kubectl("delete", "namespace", ours.namespace, "--wait=false")
 
 
+class Measured:
+    """Medians of what tests measured; they go to build/results/e2e.json at the end."""
+
+    def __init__(self) -> None:
+        self.rows: list[results.Row] = []
+
+    def __call__(
+        self, name: str, values: Sequence[float], unit: str, peer: tuple[str, Sequence[float], float] | None = None, bar: float | None = None
+    ) -> None:
+        """Record values; `peer` = its name, its values, and the bar for the ratio; `bar` is for the value where there is no peer."""
+        value = statistics.median(values)
+        if peer is None:
+            self.rows.append(results.Row(name, value, unit, bar=bar))
+        else:
+            self.rows.append(results.Row(name, value, unit, peer[0], statistics.median(peer[1]), peer[2]))
+
+
 @pytest.fixture(scope="session")
-def measured() -> Iterator[Callable[[str, Sequence[float], str], None]]:
-    """`measured(name, values, unit)` records a median; all go to build/results/e2e.json at the end."""
-    rows: list[results.Row] = []
-
-    def add(name: str, values: Sequence[float], unit: str) -> None:
-        rows.append(results.Row(name, statistics.median(values), unit))
-
-    yield add
-    if rows:
-        results.write("e2e", rows, ROOT / results.FOLDER)
+def measured() -> Iterator[Measured]:
+    """Records figures."""
+    made = Measured()
+    yield made
+    if made.rows:
+        results.write("e2e", made.rows, ROOT / results.FOLDER)
