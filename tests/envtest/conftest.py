@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pathlib
 import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
+import yaml
 
-from cloudstate_core.kube import kinds
-from cloudstate_core.kube.api import KubeError
+from cloudstate_core.kube import kinds, objects
+from cloudstate_core.kube.api import Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
 
 T = TypeVar("T")
@@ -55,6 +58,27 @@ async def namespace(kube: KubeClient) -> AsyncIterator[str]:
     await kube.create(kinds.NAMESPACE, "", {"metadata": {"name": name}})
     yield name
     await kube.delete(kinds.NAMESPACE, "", name)
+
+
+async def as_account(kube: KubeClient, namespace: str, account: str, folder: pathlib.Path) -> str:
+    """Path of a kubeconfig with which a process is that ServiceAccount and nobody else."""
+    token: Kind[_Token] = Kind("authentication.k8s.io", "v1", "tokenrequests", "TokenRequest", _Token)
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+    body = {"apiVersion": token.api_version, "kind": token.kind, "spec": {"expirationSeconds": 3600}}
+    granted = msgspec.json.decode(await kube._call("POST", path, body=body), type=_Token)
+    config = yaml.safe_load(pathlib.Path(os.environ["CLOUDSTATE_ENVTEST"]).read_text())
+    config["users"][0]["user"] = {"token": granted.status.token}
+    made = folder / f"{account}.kubeconfig"
+    made.write_text(yaml.safe_dump(config))
+    return str(made)
+
+
+class _TokenStatus(objects.Struct, frozen=True):
+    token: str = ""
+
+
+class _Token(objects.Object, frozen=True):
+    status: _TokenStatus = _TokenStatus()
 
 
 class Component:
