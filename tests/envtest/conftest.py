@@ -92,6 +92,13 @@ class Component:
         own = {"KUBECONFIG": os.environ["CLOUDSTATE_ENVTEST"], "POD_NAME": f"{self.module}-{secrets.token_hex(2)}", **self.environment}
         self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", self.module, env={**os.environ, **own})
 
+    @property
+    def resident(self) -> float:
+        """MiB of memory that the process holds now."""
+        assert self.process is not None
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
     async def stop(self) -> int:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):

@@ -94,11 +94,14 @@ async def controller(kube: KubeClient, tmp_path: pathlib.Path) -> AsyncIterator[
     await install(kube, port)
     process = process_of(port, await as_account(kube, SYSTEM, ACCOUNT, tmp_path))
     await process.start()
-    await eventually(lambda: answered(kube), bool, "admission")
-    yield process
-    assert await process.stop() == 0
-    for kind in CONFIGURATIONS:
-        await kube.delete(kind, "", CONFIGURATION)
+    try:
+        await eventually(lambda: answered(kube), bool, "admission")
+        yield process
+    finally:
+        code = await process.stop()
+        for kind in CONFIGURATIONS:
+            await kube.delete(kind, "", CONFIGURATION)
+    assert code == 0
 
 
 async def answered(kube: KubeClient) -> bool:
@@ -369,3 +372,37 @@ async def test_no_review_fails_while_certificates_are_rotated(kube: KubeClient, 
     (bundle,) = await bundles(kube)
     assert old in bundle
     assert bundle != old
+
+
+# Many -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+async def test_a_thousand_revisions_are_told_within_a_minute_of_a_cold_start(kube: KubeClient, namespace: str, tmp_path: pathlib.Path) -> None:
+    """The revisions were made while no controller was there; each must be told that it has no proxy."""
+    count, gate = 1000, asyncio.Semaphore(16)
+    port = free_port()
+    await install(kube, port)
+    for kind in CONFIGURATIONS:
+        await kube.delete(kind, "", CONFIGURATION)
+
+    async def make(n: int) -> None:
+        async with gate:
+            await kube.create(REVISION, namespace, revision(f"cart-{n}", ENABLED))
+
+    async def told() -> int:
+        await asyncio.sleep(0.5)  # a list of a thousand events is work for the server under test, too
+        return len({event.regarding.name for event in (await kube.list(EVENT, namespace))[0] if event.reason == "NotPaired"})
+
+    await asyncio.gather(*(make(n) for n in range(count)))
+    assert await told() == 0, "another controller is at work on this server"
+    process = process_of(port, await as_account(kube, SYSTEM, ACCOUNT, tmp_path))
+    begin = asyncio.get_running_loop().time()
+    await process.start()
+    try:
+        await eventually(told, lambda n: n == count, "every revision told", limit=60)
+        took = asyncio.get_running_loop().time() - begin
+        print(f"{count} revisions told in {took:.1f} s, {process.resident:.0f} MiB resident")
+    finally:
+        code = await process.stop()
+    assert code == 0
