@@ -10,7 +10,11 @@ ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name 'Cargo.*' -o -name '
 CLUSTER := e2e/cluster
 export PYTHON_OF_IMAGES = $(abspath $(BIN)/python)
 
-.PHONY: help setup demo test envtest e2e cluster-up cluster-down bench lint gen results clean
+REGISTRY ?= dev.local/cloudstate-knative
+TAG ?= dev
+KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),e2e/cluster/kubectl.sh)
+
+.PHONY: release help setup demo test envtest e2e cluster-up cluster-down bench lint gen results clean
 help:            ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -21,7 +25,7 @@ $(BIN)/python:
 	$(BIN)/pip install --quiet --upgrade pip
 
 $(VENV)/.installed: setup.cfg pyproject.toml sdk/python/setup.cfg | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[cli,control-plane,dev]' -e sdk/python
+	$(BIN)/pip install --quiet -e '.[cli,control-plane,redis,dev]' -e sdk/python
 	@touch $@
 
 $(VENV)/.engine: $(ENGINE_SOURCES) $(VENV)/.installed
@@ -52,14 +56,19 @@ envtest: setup   ## reconcilers and webhooks against a real API server: etcd and
 	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest) && trap '$(CLUSTER)/envtest.sh stop build/envtest' EXIT && \
 	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
 
-e2e: setup       ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
-	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
+release:         ## render the manifests of a release into build/release; REGISTRY and TAG say where its images are
+	@mkdir -p build/release
+	@$(KUBECTL) kustomize deploy/knative/base/crds >build/release/crds.yaml
+	@$(KUBECTL) kustomize deploy/knative/base | sed -E 's#(image|value): cloudstate-knative/([a-z-]+)$$#\1: $(REGISTRY)/\2:$(TAG)#' >build/release/release.yaml
+
+e2e: setup release ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
 	{ CLOUDSTATE_KIND=$$kubeconfig $(BIN)/python -m pytest -q e2e --junitxml=build/e2e.xml; result=$$?; \
 	  [ -n "$(KEEP)" ] || $(CLUSTER)/down.sh; exit $$result; }
 
 cluster-up: setup ## a kind cluster with Knative and the product's images; tells how to reach it
-	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh cloudstate product && \
-	printf 'export KUBECONFIG=%s\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig
+	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
+	printf 'export KUBECONFIG=%s PATH=%s/bin:$$PATH\ncurl --header "Host: SERVICE.NAMESPACE.kn.test" http://127.0.0.1:18080/\n' $$kubeconfig $${kubeconfig%/*}
 
 cluster-down:    ## delete that cluster
 	$(CLUSTER)/down.sh

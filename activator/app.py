@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from activator.admin import Admin
 from activator.coordinator import LeaderStream
-from activator.router import LISTEN, LISTEN_HTTP, Router
+from activator.request import LISTEN, LISTEN_HTTP
+from activator.router import Router
 from activator.routes import RouteTable
 from activator.settings import Settings
 from cloudstate_core import transport as transports

@@ -1,7 +1,8 @@
 """The activator's stream to the leader: statistics go out, routes come in.
 
 While the leader is away the last routes stay in force; the stream is opened again with a growing delay, on a new connection since another
-may lead now behind the same name, and begins with what is in flight, so that calls which wait at zero are heard of by whoever leads.
+may lead now behind the same name, and begins with what is in flight, so that calls which wait at zero are heard of by whoever leads. A leader
+that has acknowledged messages and falls silent is given up: its machine may have gone without a word.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 ROUTE = "/cloudstate_knative.v1.CoordinationService/Route"
 REPORT_EVERY = 1.0
 """Seconds between statistics."""
+SILENCE = 5
+"""Messages in a row that a leader may leave without an acknowledgement."""
 RETRY_FIRST, RETRY_LAST = 0.05, 2.0
 Statistics = Callable[[], Sequence[pb.RevisionStats]]
 
@@ -40,6 +43,7 @@ class LeaderStream:
         self._statistics, self._present, self._on_routes = statistics, present, on_routes
         self._upstream = self._stream = 0
         self._retry = RETRY_FIRST
+        self._unanswered, self._acknowledges = 0, False
         self.connected = self.heard = False
         """The leader has spoken on the present stream; on any."""
         self.lost = 0
@@ -54,6 +58,7 @@ class LeaderStream:
         if self._upstream:
             self._transport.disconnect(self._upstream)
         self._upstream = self._transport.connect(self._target)
+        self._unanswered, self._acknowledges = 0, False
         self._stream = self._transport.open(self._upstream, ROUTE)
         self.send(self._present())
 
@@ -63,6 +68,10 @@ class LeaderStream:
 
     def _tick(self) -> None:
         self.send(self._statistics())
+        self._unanswered += 1
+        if self._acknowledges and self._unanswered > SILENCE:
+            self._acknowledges = False
+            self._transport.reset(self._stream)
         self._transport.after(REPORT_EVERY, self._tick)
 
     def on_event(self, event: Event) -> None:
@@ -76,6 +85,8 @@ class LeaderStream:
             self._transport.after(self._retry, self._connect)
             self._retry = min(RETRY_LAST, self._retry * 2)
             return
+        self._unanswered = 0
+        self._acknowledges = self._acknowledges or (self.connected and not data)
         self.connected, self.heard, self._retry = True, True, RETRY_FIRST
         try:
             routes = pb.RouteResponse.FromString(data).services

@@ -10,51 +10,22 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from activator import probes
 from activator.admission import Desk, WaitQueue
+from activator.request import REMOVED, Request, headers_of
 from activator.routes import NO_REVISION, Decision, Destination, Hold, Peek, Reject, RouteTable, Service
 from activator.stats import ConcurrencyReporter, Report
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, Header, ListenOptions, Outcome, Status, Transport
+from cloudstate_core.transport.api import Event, Outcome, Status, Transport
 
-COMMAND_ID, ORIGINAL_HOST = "cloudstate-command-id", "k-original-host"
-ROUTED_BY = (":authority", "knative-serving-namespace", "knative-serving-revision", COMMAND_ID, ORIGINAL_HOST)
-PICK = (*ROUTED_BY, "user-agent", "k-network-probe", "k-network-hash")
-LISTEN = ListenOptions(peek=True, pick=PICK)
-LISTEN_HTTP = ListenOptions(peek=True, pick=PICK, http_only=True)
-REMOVED = ("knative-serving-*", "cloudstate-hop")
 RETRY_FIRST, RETRY_LAST = 0.03, 1.0
 """Seconds until a member that has refused a call may be asked again, if no change of the map helps before; doubled each time."""
 RevisionName = tuple[str, str]
 """Name of a service and of one of its revisions."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A request from its first message to its end."""
-
-    call: int
-    service: Service
-    revision: str
-    path: str
-    message: bytes | None
-    """None = not seen."""
-    headers: list[Header]
-    grpc: bool
-    began: float
-    member: str = ""
-    """Where it is in flight, '' = nowhere."""
-    queue: WaitQueue[int] | None = None
-    """Where it waits."""
-    was_held: bool = False
-    counted: bool = False
-    rounds: int = 0
-    refused_by: set[str] = field(default_factory=set)
 
 
 class Router:
@@ -117,7 +88,8 @@ class Router:
             self._nowhere(call, grpc, f"revision {namespace}/{revision}" if revision else f"host {authority!r}")
             return
         service, revision = found
-        request = Request(call, service, revision, path, message, self._headers(service, picked), grpc, self._clock())
+        command = b"" if service.plain else picked[3] or self._prefix + str(next(self._numbers)).encode()
+        request = Request(call, service, revision, path, message, headers_of(picked, command), grpc, self._clock())
         decision = self._decide(request)
         self._calls[call] = request
         if isinstance(decision, Hold) and service.at_zero(revision):
@@ -127,15 +99,6 @@ class Router:
             if timeout := service.revisions.get(revision, NO_REVISION).timeout:
                 self._transport.limit(call, timeout)
         self._act(request, decision)
-
-    def _headers(self, service: Service, picked: tuple[bytes, ...]) -> list[Header]:
-        """What a pod is told besides the caller's own headers: queue-proxy that this was counted here, and a proxy which command it is."""
-        headers = [("k-proxy-request", b"activator")]
-        if picked[0] and not picked[4]:
-            headers.append((ORIGINAL_HOST, picked[0]))
-        if not service.plain:
-            headers.append((COMMAND_ID, picked[3] or self._prefix + str(next(self._numbers)).encode()))
-        return headers
 
     def _nowhere(self, call: int, grpc: bool, what: str) -> None:
         self.rejected += 1
@@ -182,7 +145,8 @@ class Router:
             self._transport.peek(request.call)
         else:
             self.rejected += 1
-            self._finish(request, Status.UNIMPLEMENTED if decision.unimplemented else Status.INVALID_ARGUMENT, 400, decision.reason)
+            status, http_status = (Status.UNIMPLEMENTED, 404) if decision.unimplemented else (Status.INVALID_ARGUMENT, 400)
+            self._finish(request, status, http_status, decision.reason)
 
     def _send(self, request: Request, to: Destination) -> None:
         desk = self._desk(request.service)
@@ -220,6 +184,9 @@ class Router:
             self._resume(call)
         desk.forget_idle(frozenset(service.members))
         self._disconnect()
+        for name, reporter in [*self.reporters.items()]:
+            if name[0] == service.name and name[1] not in service.revisions and reporter.idle:
+                del self.reporters[name]
 
     def _disconnect(self) -> None:
         """Forget addresses that nobody has any more, once nothing is in flight at a member that has gone."""

@@ -100,12 +100,17 @@ class Service:
         self.hosts, self.revision, self.plain = tuple(route.hosts), route.default_revision, route.plain
         self.revisions = {r.revision: Revision(tuple(r.ready_members), r.container_concurrency, r.timeout_seconds) for r in route.revisions}
 
+    @property
+    def removed(self) -> bool:
+        """Nothing leads to it any more."""
+        return not self.revisions and not self.revision
+
     def decide(self, path: str, message: bytes | None, revision: str, load: Load, avoid: Collection[str] = ()) -> Decision:
         """Where a gRPC call goes now; `message` None = not seen yet, `avoid` = members that have just refused it.
 
         MalformedMessage when its message does not parse.
         """
-        if self.plain:
+        if self.plain or self.removed:
             return self.any_pod(revision, load, avoid)
         if not self.methods or not self.entries:
             return Hold()
@@ -124,6 +129,8 @@ class Service:
 
     def any_pod(self, revision: str, load: Load, avoid: Collection[str] = ()) -> Decision:
         """The ready pod of a revision with the fewest calls."""
+        if self.removed:
+            return Reject(f"{self.name}: has been removed", unimplemented=True)
         ready = [member for member in self.revisions.get(revision, NO_REVISION).ready if member not in avoid]
         return self._destination(min(ready, key=load), pinned=False) if ready else Hold()
 
@@ -194,7 +201,7 @@ class RouteTable:
         return (found, revision) if found is not None else None
 
     def _only(self) -> tuple[Service, str] | None:
-        living = [service for service in self.services.values() if service.revision]
+        living = [service for service in self.services.values() if not service.removed]
         return (living[0], living[0].revision) if len(living) == 1 else None
 
     @property

@@ -25,7 +25,8 @@ class ConcurrencyReporter:
         self._area = 0.0
         self._changed = self._reported = 0.0
         self._told_early = False
-        self._idle = True
+        self.idle = True
+        """Nothing is in flight, and that was told."""
 
     def _advance(self, now: float) -> None:
         self._area += self.in_flight * (now - self._changed)
@@ -33,8 +34,8 @@ class ConcurrencyReporter:
 
     def begin(self, now: float) -> Report | None:
         """A request begins; a report to send at once if the revision was idle."""
-        if self._idle:
-            self._idle, self._told_early = False, True
+        if self.idle:
+            self.idle, self._told_early = False, True
             self._area, self._began, self.in_flight = 0.0, 1, 1
             self._changed = self._reported = now
             return Report(1, 1)
@@ -50,7 +51,7 @@ class ConcurrencyReporter:
 
     def report(self, now: float) -> Report | None:
         """The periodic report; None when there is nothing to tell."""
-        if self._idle:
+        if self.idle:
             return None
         self._advance(now)
         elapsed = now - self._reported
@@ -58,6 +59,6 @@ class ConcurrencyReporter:
         early = 1 if self._told_early else 0
         found = Report(max(0.0, average - early), self._began - early)
         if self.in_flight == 0 and self._began == 0:
-            self._idle = True
+            self.idle = True
         self._area, self._began, self._told_early, self._reported = 0.0, 0, False, now
         return found

@@ -267,6 +267,7 @@ class CoordinationServer:
                 self.on_heard(request.activator_id)
                 for stats in request.stats:
                     self.on_stats(request.activator_id, stats)
+                peer.put(pb.RouteResponse())
         finally:
             peer.put(None)
 

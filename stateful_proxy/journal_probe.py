@@ -5,7 +5,7 @@ The question is a `check` of a shard that this proxy holds: the answer also tell
 
 from __future__ import annotations
 
-from cloudstate_core.journal.api import Check, Fenced, Outcome, Refused, Unknown
+from cloudstate_core.journal.api import Check, Fenced, Outcome, Refused, Token, Unknown
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.ownership import Ownership
 
@@ -40,10 +40,11 @@ class JournalProbe:
         self._next += 1
         shard = shards[self._next % len(shards)]
         self._asked_at = now
-        self._batch.ask(Check(shard, owned[shard]), lambda outcome: self._answered(shard, outcome))
+        token = owned[shard]
+        self._batch.ask(Check(shard, token), lambda outcome: self._answered(shard, token, outcome))
 
-    def _answered(self, shard: int, outcome: Outcome) -> None:
+    def _answered(self, shard: int, token: Token, outcome: Outcome) -> None:
         self._asked_at, self._overdue = None, False
         self._answered_well = not isinstance(outcome, Refused | Unknown)
         if isinstance(outcome, Fenced):
-            self._ownership.lost(shard, outcome.epoch)
+            self._ownership.lost(shard, token, outcome.epoch)

@@ -308,10 +308,13 @@ class Ownership:
             if self._shards[number].phase is Phase.OWNED:
                 self._drain(number)
 
-    def lost(self, number: int, epoch: int) -> None:
-        """The journal has fenced this proxy out."""
+    def lost(self, number: int, refused: Token, epoch: int) -> None:
+        """The journal has fenced this proxy out: it refused a token, since the shard is at `epoch`.
+
+        A lower epoch than the token's is the mark of a store that lost the claim: the shard must be claimed again.
+        """
         token = self._shards[number].token
-        if token is not None and epoch > token.epoch:
+        if token is not None and (token == refused or epoch > token.epoch):
             self._lose(number)
 
     def _lose(self, number: int) -> None:

@@ -22,8 +22,8 @@ class Settings:
     peer_port: int
     admin_port: int
     """0 takes a free port."""
-    journal: str
-    """`memory:`, `sqlite:PATH`, `remote:HOST:PORT` or `redis://HOST:PORT/DATABASE`."""
+    journal: str = field(repr=False)
+    """`memory:`, `sqlite:PATH`, `remote:HOST:PORT`, `redis://HOST:PORT/DATABASE` or `rediss://…` for TLS."""
     coordinator: str
     """Address of the leader; empty: standalone, every shard is this proxy's."""
     service: str
@@ -35,7 +35,7 @@ class Settings:
     """Idle seconds after which an entity leaves memory."""
     transport: str
     journal_password: str = field(default="", repr=False)
-    """Of the journal's server; never in its URL, which is shown."""
+    """Of the journal's server; it wins over one in the URL."""
     advertise_host: str = ""
     """Where others reach this proxy, when it is bound to every address; empty: found by the host's own name."""
     advertise_port: int = 0

@@ -1,18 +1,21 @@
-"""What tests of several components share: a real Redis server, started on a free port and ended by its pid."""
+"""What tests of several packages share: real Redis servers."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-LIMIT = 30.0
+PATIENCE = 30.0
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
@@ -20,57 +23,83 @@ def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
     return True if collection_path.name == "envtest" and "CLOUDSTATE_ENVTEST" not in os.environ else None
 
 
+def lasting_port() -> int:
+    """A port that nobody has, from a range that outgoing connections do not take either: it is still free for a restart."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class RedisServer:
-    """One server; its data lives in `folder` and survives `kill` when `durable`."""
+    """A redis-server process on a port and in a folder of its own; it keeps both over a restart.
 
-    def __init__(self, folder: pathlib.Path, *options: str, durable: bool = True) -> None:
-        program = shutil.which("redis-server")
-        assert program, "redis-server is not installed: these tests need the real one (Debian: apt-get install redis-server)"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        keep = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *keep, *options]
-        self._process: subprocess.Popen[bytes] | None = None
+    `options` go on its command line; TLS_PORT in them stands for a second port.
+    """
 
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+    def __init__(self, folder: pathlib.Path, *options: str) -> None:
+        self.folder, self.options = folder, options
+        self.port, self.tls_port = lasting_port(), lasting_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start, and wait until it answers."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + LIMIT
-        while time.monotonic() < deadline:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
-                    connection.sendall(b"PING\r\n")
-                    return
-            except OSError:
-                assert self._process.poll() is None, "redis-server ended"
-                time.sleep(0.02)
-        raise AssertionError("redis-server does not answer")
+    def start(self) -> RedisServer:
+        """Start it and wait until it serves."""
+        self.start_only()
+        assert self.process is not None
+        deadline = time.monotonic() + PATIENCE
+        while self.cli("PING").strip() not in ("PONG", "NOAUTH Authentication required."):
+            assert self.process.poll() is None, f"redis-server ended: {(self.folder / 'redis.log').read_text()[-2000:]}"
+            assert time.monotonic() < deadline, "redis-server does not answer"
+            time.sleep(0.01)
+        return self
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def start_only(self) -> None:
+        """Start it, to serve some time later."""
+        options = [option.replace("TLS_PORT", str(self.tls_port)) for option in self.options]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", *options]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def cli(self, *arguments: str) -> str:
+        """What redis-cli prints."""
+        return subprocess.run(
+            ["redis-cli", "-p", str(self.port), *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE
+        ).stdout
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """Kill it, as a power cut would; nothing if it does not run."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
 
-@pytest.fixture
-def redis_of(tmp_path: pathlib.Path) -> Iterator[Callable[..., RedisServer]]:
-    """Makes servers that end with the test; `redis_of(*options, durable=True)`."""
-    made: list[RedisServer] = []
+@pytest.fixture(scope="session")
+def redis_servers() -> Iterator[Callable[..., RedisServer]]:
+    """Make started servers with options of their own; they end with the session. Without redis-server: skipped here, failed in CI."""
+    if shutil.which("redis-server") is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is not installed: it must be where CI runs")
+        pytest.skip("redis-server is not installed here; with CI set this is a failure")
+    with contextlib.ExitStack() as stack:
 
-    def make(*options: str, durable: bool = True) -> RedisServer:
-        folder = tmp_path / f"redis-{len(made)}"
-        folder.mkdir()
-        made.append(RedisServer(folder, *options, durable=durable))
-        made[-1].start()
-        return made[-1]
+        def start(*options: str) -> RedisServer:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-"))
+            server = RedisServer(pathlib.Path(folder), *options)
+            stack.callback(server.stop)
+            return server.start()
 
-    yield make
-    for server in made:
-        server.kill()
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_redis(redis_servers: Callable[..., RedisServer]) -> RedisServer:
+    """The server that tests share which do it no harm: each takes keyspaces of its own."""
+    return redis_servers()

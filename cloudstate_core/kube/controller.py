@@ -19,8 +19,10 @@ Reconcile = Callable[[str], Awaitable[float | None]]
 class Controller:
     """Runs `reconcile` for keys, several at once, never one key twice at the same time."""
 
-    def __init__(self, name: str, reconcile: Reconcile, workers: int = 4) -> None:
-        self.queue = WorkQueue(time.monotonic)
+    def __init__(
+        self, name: str, reconcile: Reconcile, workers: int = 4, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.queue = WorkQueue(clock)
         self._name, self._reconcile, self._workers = name, reconcile, workers
         self.done_total = self.failed_total = 0
 
@@ -33,7 +35,7 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self.queue.take()
-            failed = True
+            failed, wait = True, 0.0
             try:
                 again = await self._reconcile(key)
                 failed = False
@@ -43,9 +45,10 @@ class Controller:
             except Conflict as error:
                 log.info("%s: %s: %s", self._name, key, error)
             except KubeError as error:
+                wait = error.retry_after
                 log.warning("%s: %s: %s", self._name, key, error)
             except Exception:
                 log.exception("%s: %s failed", self._name, key)
             finally:
                 self.failed_total += failed
-                self.queue.done(key, failed)
+                self.queue.done(key, failed, wait)

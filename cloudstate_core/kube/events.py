@@ -17,14 +17,16 @@ from cloudstate_core.kube.objects import Object
 
 log = logging.getLogger(__name__)
 NOTE_LIMIT = 1_000
-"""Characters of a note that the API takes."""
+"""Bytes of a note that the API takes."""
+INSTANCE_LIMIT = 128
+"""Characters of a reporter's name that the API takes."""
 
 
 class Recorder:
     """Writes events as `component`."""
 
     def __init__(self, client: KubeClient, component: str, instance: str) -> None:
-        self._client, self._component, self._instance = client, component, instance
+        self._client, self._component, self._instance = client, component, instance[:INSTANCE_LIMIT]
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: dict[tuple[str, str], str] = {}
 
@@ -46,7 +48,7 @@ class Recorder:
     async def _write(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool) -> None:
         metadata = subject.metadata
         body = {
-            "metadata": {"name": f"{metadata.name[:200]}.{secrets.token_hex(8)}"},
+            "metadata": {"name": f"{metadata.name[:200].rstrip('-.')}.{secrets.token_hex(8)}"},
             "regarding": {
                 "apiVersion": kind.api_version,
                 "kind": kind.kind,
@@ -55,7 +57,7 @@ class Recorder:
                 "uid": metadata.uid,
             },
             "reason": reason,
-            "note": note[:NOTE_LIMIT],
+            "note": note.encode()[:NOTE_LIMIT].decode(errors="ignore"),
             "type": "Warning" if warning else "Normal",
             "action": reason,
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),

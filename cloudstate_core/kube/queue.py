@@ -6,6 +6,7 @@ A key that is added while it is worked on comes again afterwards, so that no cha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Callable
 
@@ -61,18 +62,18 @@ class WorkQueue:
                 return key
             self._changed.clear()
             wait = self._later[0][0] - self._clock() if self._later else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait)
-            except TimeoutError:
-                continue
+            # not wait_for: before Python 3.12 it loses a cancellation that comes together with news
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
 
-    def done(self, key: str, failed: bool = False) -> None:
-        """Work on a key has ended; a failed one comes again after its own growing delay."""
+    def done(self, key: str, failed: bool = False, least: float = 0.0) -> None:
+        """Work on a key has ended; a failed one comes again after its own growing delay, which is `least` seconds or more."""
         self._working.discard(key)
         if failed:
             count = self._failures.get(key, 0)
             self._failures[key] = count + 1
-            self.add_after(key, min(BACKOFF_LAST, BACKOFF_FIRST * 2 ** min(count, 20)))
+            self.add_after(key, max(least, min(BACKOFF_LAST, BACKOFF_FIRST * 2 ** min(count, 20))))
         else:
             self._failures.pop(key, None)
         if key in self._again:

@@ -109,10 +109,10 @@ make_knative_manifests() {
 }
 
 # --- Programs of our own ------------------------------------------------------------------------------------------------------------------
-own_program() { # NAME: a module of go/, as an archive of its image
+own_program() { # NAME: a module of go/ that passes its tests, as an archive of its image
   local program
   program=$(mktemp)
-  (cd "$HERE/go/$1" && go_program "$program" .)
+  (cd "$HERE/go/$1" && go vet . && go test . && go_program "$program" .)
   pack "$1.tar" "dev.local/cloudstate-knative/$1:dev" --add "$program:/$1" --entrypoint "/$1" --user 65532
   rm "$program"
 }

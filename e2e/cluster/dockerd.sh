@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 forget_killed_engine() { # after a hard kill, containers and mounts of the old engine are still there and would make a new one wait or fail
   local process arguments
   for process in /proc/[0-9]*; do
-    arguments=$(tr '\0' ' ' <"$process/cmdline" 2>/dev/null) || continue
+    { arguments=$(tr '\0' ' ' <"$process/cmdline"); } 2>/dev/null || continue # it has just ended
     case $arguments in
       *"containerd-shim"*" -address $ENGINE_STATE/"*)
         xargs -r kill -9 <"$process/task/${process#/proc/}/children" 2>/dev/null || true # the first process of the container

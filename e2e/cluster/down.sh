@@ -5,6 +5,6 @@ name=${NAME:-cloudstate}
 rm -f "$CACHE/clusters/$name/whole"
 if engine_answers; then
   docker ps -aq --filter "label=io.x-k8s.kind.cluster=$name" | xargs -r docker rm -f -v >/dev/null
-  [ -n "$(docker ps -aq)" ] || "$HERE/dockerd.sh" stop
+  [ -n "$(docker ps -aq --filter label=io.x-k8s.kind.cluster)" ] || "$HERE/dockerd.sh" stop
 fi
 rm -rf "${CACHE:?}/clusters/$name"

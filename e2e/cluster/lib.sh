@@ -41,7 +41,7 @@ wait_for() { # SECONDS WHAT COMMAND…: until the command succeeds; its output i
 }
 
 ours() { # PIDFILE WORD: whether the process of the file lives and has WORD in its command line (a pid may have been given to another)
-  [ -s "$1" ] && tr '\0' ' ' <"/proc/$(cat "$1")/cmdline" 2>/dev/null | grep -qF -- "$2"
+  [ -s "$1" ] && { tr '\0' ' ' <"/proc/$(cat "$1")/cmdline"; } 2>/dev/null | grep -qF -- "$2"
 }
 
 end_process() { # PIDFILE WORD: end that process, hard after 20 s, and forget the file

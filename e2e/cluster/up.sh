@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A kind cluster with Knative Serving and an ingress:  up.sh [WORKERS]; prints the path of its kubeconfig.
+# A kind cluster with Knative Serving and an ingress:  up.sh [WORKERS]; prints the path of its kubeconfig. bin/ beside that has kubectl.
 # NAME=cloudstate, INGRESS_PORT=18080 and API_PORT=16443 on 127.0.0.1. One that runs and is whole is left as it is.
 # Where kind, kubectl and a container registry are at hand, the published images do (published.sh); SOURCE=packed or published decides otherwise.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -95,7 +95,7 @@ knative() {
 whole() { # everything of an earlier `up` was finished, with the same content, and answers
   [ "$(cat "$folder/whole" 2>/dev/null)" = "$(content)" ] && kubectl get --raw /readyz >/dev/null 2>&1
 }
-content() { echo "$(node_image) $workers $(key ingress) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
+content() { echo "$(node_image) $workers $(key ingress) $(key testapp) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
 
 registry_answers() { command -v kind kubectl docker >/dev/null && curl --silent --max-time 3 --output /dev/null https://registry-1.docker.io/v2/; }
 
@@ -118,6 +118,8 @@ if ! whole; then
     "$HERE/load.sh" "$name" "${DIR[ingress]}/ingress.tar" "${DIR[testapp]}/testapp.tar"
     timed knative
   } >"$folder/up.log" 2>&1
+  mkdir -p "$folder/bin"
+  ln -sf "${DIR[kubernetes]}/kubectl" "$folder/bin/"
   content >"$folder/whole"
 fi
 echo "$KUBECONFIG"

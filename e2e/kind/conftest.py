@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pathlib
@@ -23,6 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 INGRESS = f"127.0.0.1:{os.environ.get('INGRESS_PORT', '18080')}"
 DOMAIN = "kn.test"
 TESTAPP = "dev.local/cloudstate-knative/testapp:dev"
+CART = "cart"
+CART_IMAGE = "dev.local/cloudstate-knative/shopping-cart:dev"
+COMPONENTS = ("revision-controller", "autoscaler", "activator")
 LIMIT = 90.0
 Json = dict[str, Any]
 
@@ -31,13 +35,17 @@ class Cluster:
     """Commands to one cluster, all in one namespace."""
 
     def __init__(self, kubeconfig: str, namespace: str) -> None:
-        self.kubeconfig = kubeconfig
         self.namespace = namespace
+        path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
+        self.kubeconfig = kubeconfig
+        self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:
         """Output of a kubectl command; it fails with what kubectl said."""
-        command = ["kubectl", "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        done = subprocess.run(
+            command, env=self._environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+        )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
@@ -63,6 +71,29 @@ class Cluster:
         """Wait until a Knative Service is at zero."""
         until(lambda: not self.pods(service), f"no pod of {service}")
 
+    def get(self, kind: str, name: str) -> Json:
+        """One object."""
+        found: Json = json.loads(self.kubectl("get", kind, name, "--output", "json"))
+        return found
+
+    def living(self, service: str) -> list[Json]:
+        """The pods of a Knative Service that are not being deleted."""
+        return [pod for pod in self.pods(service) if not pod["metadata"].get("deletionTimestamp")]
+
+    def members(self, service: str) -> list[str]:
+        """The pods that own shards of a stateful service at present."""
+        shards = self.get("shardmap", service)["spec"]["shards"]
+        return sorted({entry["owner"].partition("/")[0] for entry in shards if entry.get("owner")})
+
+    def refusal(self, body: Json) -> str:
+        """What a user is told whose object is refused."""
+        command = ["kubectl", "--namespace", self.namespace, "apply", "-f", "-"]
+        done = subprocess.run(
+            command, env=self._environment, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        assert done.returncode != 0, "the object was accepted"
+        return done.stderr
+
     def host(self, service: str) -> str:
         """The name under which the ingress serves a Knative Service."""
         return f"{service}.{self.namespace}.{DOMAIN}"
@@ -87,6 +118,70 @@ def knative_service(name: str, image: str = TESTAPP, *, port: str = "http1", ann
     return {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": name}, "spec": {"template": template}}
 
 
+async def soon(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+    """Wait for a condition while the loop goes on with other work."""
+    deadline = time.monotonic() + limit
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, f"not within {limit} s: {what}"
+        await asyncio.sleep(0.2)
+
+
+def seen(cluster: Cluster, reason: str, kind: str) -> bool:
+    """True when an event of this reason about an object of this kind was written."""
+    found = json.loads(cluster.kubectl("get", "events", "--field-selector", f"reason={reason}", "--output", "json"))["items"]
+    return any(event["involvedObject"]["kind"].lower() == kind for event in found)
+
+
+def cart_service(store: str, scaling: Json, cloudstate: Json | None = None, **environment: str) -> Json:
+    """The shopping cart as `kn service create --annotation` sends it: annotations of ours on Service and template, scaling on the template."""
+    ours = {"cloudstate.io/enabled": "true", "cloudstate.io/stateful-store": store, **(cloudstate or {})}
+    container = {"image": CART_IMAGE, "env": [{"name": key, "value": value} for key, value in environment.items()]}
+    template = {"metadata": {"annotations": ours | scaling, "labels": {"app": CART}}, "spec": {"containers": [container]}}
+    metadata = {"name": CART, "annotations": ours}
+    return {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": metadata, "spec": {"template": template}}
+
+
+class Product:
+    """The product as installed from its rendered release, and a Redis for its services."""
+
+    def __init__(self, kubeconfig: str) -> None:
+        self.system = Cluster(kubeconfig, "cloudstate-system")
+        self._redis = Cluster(kubeconfig, "e2e-redis")
+
+    def install(self) -> None:
+        """What the documentation tells a user to do."""
+        release = ROOT / "build/release"
+        self.system.kubectl("apply", "-f", str(release / "crds.yaml"))
+        self.system.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(release / "crds.yaml"))
+        self.system.kubectl("apply", "-f", str(release / "release.yaml"))
+        for component in COMPONENTS:
+            self.until_ready(component)
+        self._redis.kubectl("apply", "-f", str(ROOT / "e2e/kind/redis.yaml"))
+        self._redis.kubectl("wait", "pod", "redis", "--for=condition=Ready", f"--timeout={LIMIT:.0f}s")
+
+    def until_ready(self, component: str) -> None:
+        """Wait for a component's rollout."""
+        self.system.kubectl("rollout", "status", f"deployment/cloudstate-{component}", f"--timeout={2 * LIMIT:.0f}s")
+
+    def restart(self, component: str) -> None:
+        """Replace a component's pods and wait until the new ones are ready."""
+        self.system.kubectl("rollout", "restart", f"deployment/cloudstate-{component}")
+        self.until_ready(component)
+
+    def store(self, name: str) -> Json:
+        """A StatefulStore on the test's Redis."""
+        spec = {"redis": {"host": "redis.e2e-redis.svc.cluster.local"}}
+        return {"apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulStore", "metadata": {"name": name}, "spec": spec}
+
+
+@pytest.fixture(scope="session")
+def product(kubeconfig: str) -> Product:
+    """The product, installed once."""
+    installed = Product(kubeconfig)
+    installed.install()
+    return installed
+
+
 @pytest.fixture(scope="session")
 def kubeconfig() -> str:
     """Path of the cluster's kubeconfig."""
@@ -106,14 +201,27 @@ def cluster(kubeconfig: str) -> Iterator[Cluster]:
         ours.kubectl("delete", "namespace", ours.namespace, "--wait=false")
 
 
+class Measured:
+    """Medians of what tests measured; they go to build/results/e2e.json at the end."""
+
+    def __init__(self) -> None:
+        self.rows: list[results.Row] = []
+
+    def __call__(
+        self, name: str, values: Sequence[float], unit: str, peer: tuple[str, Sequence[float], float] | None = None, bar: float | None = None
+    ) -> None:
+        """Record values; `peer` = its name, its values, and the bar for the ratio; `bar` is for the value where there is no peer."""
+        value = statistics.median(values)
+        if peer is None:
+            self.rows.append(results.Row(name, value, unit, bar=bar))
+        else:
+            self.rows.append(results.Row(name, value, unit, peer[0], statistics.median(peer[1]), peer[2]))
+
+
 @pytest.fixture(scope="session")
-def measured() -> Iterator[Callable[[str, Sequence[float], str], None]]:
-    """`measured(name, values, unit)` records a median; all go to build/results/e2e.json at the end."""
-    rows: list[results.Row] = []
-
-    def add(name: str, values: Sequence[float], unit: str) -> None:
-        rows.append(results.Row(name, statistics.median(values), unit))
-
-    yield add
-    if rows:
-        results.write("e2e", rows, ROOT / results.FOLDER)
+def measured() -> Iterator[Measured]:
+    """Records figures."""
+    made = Measured()
+    yield made
+    if made.rows:
+        results.write("e2e", made.rows, ROOT / results.FOLDER)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from activator.router import PICK, Router
+from activator.request import PICK
+from activator.router import Router
 from activator.routes import RouteTable
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
@@ -52,6 +53,7 @@ class FakeTransport:
         self.answers: dict[int, Answer] = {}
         self.sent: list[tuple[int, bytes]] = []
         self.opened: list[str] = []
+        self.resets: list[int] = []
         self.limits: dict[int, float] = {}
         self.peeked: list[int] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -72,6 +74,9 @@ class FakeTransport:
     def open(self, upstream: int, path: str, headers: Sequence[api.Header] = (), timeout: float | None = None) -> int:
         self.opened.append(path)
         return self._id()
+
+    def reset(self, stream: int) -> None:
+        self.resets.append(stream)
 
     def send(self, stream: int, message: bytes) -> None:
         self.sent.append((stream, message))

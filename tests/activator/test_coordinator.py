@@ -79,6 +79,19 @@ def test_each_attempt_is_a_new_connection_so_that_the_leaders_name_is_resolved_a
     assert list(house.transport.targets.values()) == [target]
 
 
+def test_a_leader_that_falls_silent_is_given_up_but_not_one_that_never_acknowledges(house: Any, leader: Leader) -> None:
+    leader.says(b"")  # the first message: no services
+    house.transport.advance(60)
+    assert house.transport.resets == []
+    leader.says(b"")
+    house.transport.advance(4.5)
+    leader.says(b"")
+    house.transport.advance(4.5)
+    assert house.transport.resets == []
+    house.transport.advance(60)
+    assert house.transport.resets == [house.transport.sent[-1][0]]
+
+
 def test_attempts_grow_rarer_and_messages_of_an_old_stream_are_ignored(house: Any, leader: Leader) -> None:
     old = house.transport.sent[-1][0]
     for _ in range(8):

@@ -81,6 +81,29 @@ def test_a_dead_pods_call_goes_to_another_one_at_once(house: Any) -> None:
     assert {first, house.at(call)} == {"a:9000", "b:9000"}
 
 
+def test_what_waits_for_a_service_that_is_removed_is_told(house: Any) -> None:
+    house.plain()
+    grpc, web = house.call(path=ANY), house.http("/")
+    house.plain(revisions=[], hosts=[], revision="")
+    assert (house.transport.answers[grpc].status, house.transport.answers[web].status) == (Status.UNIMPLEMENTED, 404)
+    assert "has been removed" in house.transport.answers[web].text
+    late = house.http("/")
+    assert house.transport.answers[late].status == 404
+
+
+def test_the_statistics_of_a_revision_that_is_gone_are_forgotten_once_told(house: Any) -> None:
+    house.plain("a")
+    call = house.http("/")
+    house.plain("b", revision="cart-2")
+    assert list(house.router.reporters) == [("shop/cart", "cart-1")]
+    house.ended(call, text="200")
+    for _ in range(2):
+        house.transport.advance(1.0)
+        house.router.statistics()
+    house.plain("b", revision="cart-2")
+    assert not house.router.reporters
+
+
 # Limits and first messages -----------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The journal contract, one suite for every store: memory, SQLite, Redis, and the second of them served to another process over gRPC."""
+"""The journal contract, one suite for every store: memory, SQLite, SQLite served to another process over gRPC, and a real Redis server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from cloudstate_core.hashing import shard_of
 from cloudstate_core.journal.api import (
     Activate,
     Active,
@@ -43,7 +44,8 @@ from cloudstate_core.journal.api import (
 )
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.opening import open_journal
-from cloudstate_core.journal.redis import RedisJournal
+from cloudstate_core.journal.redis_address import redis_address
+from cloudstate_core.journal.redis_journal import RedisJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.journal.sqlite import SqliteJournal
 from cloudstate_core.transport import create
@@ -52,7 +54,6 @@ SHARDS = 8
 CART = EntityKey("cart", "ann")
 PATIENCE = 30
 
-Opener = Callable[[pathlib.Path], contextlib.AbstractContextManager[Journal]]
 
 
 @contextlib.contextmanager
@@ -96,6 +97,16 @@ def served(folder: pathlib.Path) -> Iterator[Journal]:
     thread.join()
 
 
+def open_redis(url: str, keyspace: str, shards: int = SHARDS) -> Journal:
+    """A journal in a Redis server; the error that makes it impossible is raised."""
+    opened: Future[Journal | JournalError] = Future()
+    RedisJournal(redis_address(url), keyspace, shards, opened.set_result)
+    journal = opened.result(PATIENCE)
+    if isinstance(journal, JournalError):
+        raise journal
+    return journal
+
+
 class Posted:
     """A journal of the callback thread, used from the test's."""
 
@@ -112,21 +123,12 @@ class Posted:
 @pytest.fixture(params=[memory, sqlite, served, "redis"], ids=["memory", "sqlite", "served", "redis"])
 def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Journal]:
     if request.param == "redis":
-        server = request.getfixturevalue("redis_of")(durable=False)
-        journal = opened_redis(server.url)
-        yield journal
-        journal.close()
+        opened = open_redis(request.getfixturevalue("shared_redis").url, f"contract/{tmp_path.name}")
+        yield opened
+        opened.close()
         return
     with request.param(tmp_path) as opened:
         yield opened
-
-
-def opened_redis(url: str, shards: int = SHARDS) -> RedisJournal:
-    answer: Future[Journal | JournalError] = Future()
-    RedisJournal(url, "default/cart", shards).start(answer.set_result)
-    journal = answer.result(PATIENCE)
-    assert isinstance(journal, RedisJournal), journal
-    return journal
 
 
 def run(journal: Journal, *operations: Operation) -> list[Outcome]:
@@ -229,6 +231,36 @@ def test_operations_of_a_batch_succeed_and_fail_alone(journal: Journal) -> None:
     run(journal, Activate(1, token, CART, b"1"))
     outcomes = run(journal, append(token, b"1", 0, "x"), append(token, b"wrong", 1, "y"), append(token, b"1", 1, "z"))
     assert outcomes == [Appended(1), Unbound(token.epoch), Appended(2)]
+
+
+def test_an_empty_event_a_large_one_and_many_come_back_as_they_were(journal: Journal) -> None:
+    token = claim(journal)
+    values = [Value("", b""), Value("type.example/ä ö", bytes(range(256)) * 4000), *(Value(f"t{n}", b"%d" % n) for n in range(2500))]
+    whole = Append(1, token, CART, b"1", 0, tuple(values), snapshot=None)
+    assert run(journal, Activate(1, token, CART, b"1"), whole)[1] == Appended(len(values))
+    (active,) = run(journal, Activate(1, token, CART, b"2"))
+    assert isinstance(active, Active)
+    assert [event.payload for event in active.tail] == values
+
+
+def test_entities_whose_names_run_together_are_told_apart(journal: Journal) -> None:
+    names = [EntityKey("a", "b:c"), EntityKey("a:b", "c"), EntityKey("a", "b"), EntityKey("", "a:b:c"), EntityKey("ключ", "日本")]
+    places = [shard_of(name.persistence_id, name.entity_id, SHARDS) for name in names]
+    tokens = [claim(journal, shard=shard) for shard in places]
+    for number, (name, shard, token) in enumerate(zip(names, places, tokens, strict=True)):
+        command = "c" if name.entity_id == "b" else f":{number}"
+        event = Append(shard, token, name, b"1", 0, (Value("t", b"%d" % number),), command_id=command, outcome=b"%d" % number)
+        assert run(journal, Activate(shard, token, name, b"1"), event) == [Active(0, 0, None, ()), Appended(1)]
+    for number, (name, shard, token) in enumerate(zip(names, places, tokens, strict=True)):
+        command = "c" if name.entity_id == "b" else f":{number}"
+        assert run(journal, Lookup(shard, name, command)) == [Found(b"%d" % number)]
+        assert run(journal, Activate(shard, token, name, b"2")) == [Active(1, 0, None, (Event(1, Value("t", b"%d" % number)),))]
+
+
+def test_generations_as_large_as_a_clock_in_milliseconds_are_kept_exactly(journal: Journal) -> None:
+    claim(journal, b"a", since=1_795_000_000_123)
+    assert run(journal, Claim(1, -1, 1_795_000_000_122, "pod", b"b")) == [Stale(1_795_000_000_123)]
+    assert claim(journal, b"b", since=1_795_000_000_123).epoch == 2
 
 
 def test_sqlite_keeps_everything_over_a_restart(tmp_path: pathlib.Path) -> None:

@@ -4,6 +4,9 @@ The store of the model asks `cloudstate_core.journal.rules`, the functions that 
 never delivered; an owner may give up waiting at any point and activate again, or stop for good. Every guard is also taken away in turn, by
 showing the rule a row that fits whatever it compares: the exploration must then find a violation, else it proves nothing.
 
+The Redis journal says the rules once more, in Lua. Every question that the exploration asks is put to a real server too, on the same rows:
+answer and rows must be what the rules say.
+
 Violations: `prefix`: an event is stored that was decided on another history; `twice`: a command is stored twice; `stale`: an owner whose
 token is the shard's, with nothing outstanding, remembers another history than the store has; `undead`: a command that was answered as not
 applied is applied. A store that was rolled back breaks the last two by itself, so only the first two are asked of it.
@@ -11,13 +14,35 @@ applied is applied. A store that was rolled back breaks the last two by itself, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import pytest
+import redis
 
 from cloudstate_core.journal import rules
-from cloudstate_core.journal.api import Activate, Append, Claim, Claimed, EntityKey, Fenced, Token, Unbound, Value
+from cloudstate_core.journal.api import (
+    Activate,
+    Active,
+    Append,
+    Appended,
+    Claim,
+    Claimed,
+    EntityKey,
+    Event,
+    Fenced,
+    Journal,
+    Operation,
+    Outcome,
+    Token,
+    Unbound,
+    Value,
+)  # fmt: skip
+from cloudstate_core.journal.redis_address import redis_address
+from cloudstate_core.journal.redis_format import Names, entity_name, stored
+from cloudstate_core.journal.redis_journal import RedisJournal
 
 LOST, HELD, ACTIVATING, ACTIVE, APPENDING = range(5)
 ENTITY = EntityKey("carts", "one")
@@ -233,3 +258,123 @@ def test_every_guard_is_needed(without: str, rollback: bool, found: set[str]) ->
     bounds = Bounds(activations=2 if rollback else 3, rollback=rollback)
     violation, _ = explore(Model(bounds, without))
     assert violation in found
+
+
+Question = tuple[tuple[Any, ...], tuple[Any, ...] | None, bytes | None, Operation]
+"""Fence and head as tuples, what is recorded of the command, and the operation."""
+COMMAND = "c"
+
+
+def questions(bounds: Bounds, monkeypatch: pytest.MonkeyPatch) -> set[Question]:
+    """Everything that the exploration asks of the rules."""
+    asked: set[Question] = set()
+
+    def listened(rule: Callable[..., Any]) -> Callable[..., Any]:
+        def listen(*given: Any) -> Any:
+            shard, *between, operation = given
+            rest = [astuple(row) if isinstance(row, rules.EntityRow) else row for row in between]
+            asked.add((astuple(shard), *[*rest, None, None][:2], operation))  # type: ignore[arg-type]
+            return rule(*given)
+
+        return listen
+
+    for name in ("claim", "activate", "append"):
+        monkeypatch.setattr(rules, name, listened(getattr(rules, name)))
+    explore(Model(bounds))
+    monkeypatch.undo()
+    return asked
+
+
+def expected(question: Question) -> tuple[Outcome, tuple[Any, ...], tuple[Any, ...] | None]:
+    """Outcome and rows afterwards, by the rules."""
+    fence, head, recorded, operation = question
+    shard, entity = rules.ShardRow(*fence), None if head is None else rules.EntityRow(*head)
+    if isinstance(operation, Claim):
+        outcome: Outcome | None = rules.claim(shard, operation)
+        if isinstance(outcome, Claimed):
+            fence = (outcome.token.epoch, operation.nonce, operation.since, operation.owner)
+        assert outcome is not None
+        return outcome, fence, head
+    assert entity is not None
+    if isinstance(operation, Activate):
+        outcome = rules.activate(shard, entity, operation)
+        if outcome is None:
+            events = tuple(Event(n + 1, EVENT[0]) for n in range(entity.seq))
+            return Active(entity.seq, 0, None, events), fence, (entity.seq, operation.token.epoch, operation.binding)
+    else:
+        assert isinstance(operation, Append)
+        outcome = rules.append(shard, entity, recorded, operation)
+        if outcome is None:
+            return Appended(entity.seq + 1), fence, (entity.seq + 1, entity.epoch, entity.binding)
+    return outcome, fence, head
+
+
+@dataclass
+class Server:
+    """Rows in a real server, a shard for each question."""
+
+    db: Any
+    journal: Journal
+    names: Names
+
+    def write(self, shard: int, question: Question) -> None:
+        fence, head, recorded, _ = question
+        prefix, name = self.names.shard(shard), entity_name(ENTITY)
+        self.db.hset(prefix + b"f", mapping=dict(zip(("epoch", "nonce", "generation", "owner"), fence, strict=True)))
+        if head is not None:
+            self.db.hset(prefix + b"h:" + name, mapping=dict(zip(("seq", "epoch", "binding"), head, strict=True)))
+            if head[0]:
+                self.db.rpush(prefix + b"e:" + name, *[stored(EVENT[0])] * head[0])
+        if recorded is not None:
+            self.db.set(prefix + b"c:" + name + b":" + COMMAND.encode(), recorded)
+
+    def read(self, shard: int) -> None:
+        prefix, name = self.names.shard(shard), entity_name(ENTITY)
+        self.db.hmget(prefix + b"f", "epoch", "nonce", "generation", "owner")
+        self.db.hmget(prefix + b"h:" + name, "seq", "epoch", "binding")
+        self.db.llen(prefix + b"e:" + name)
+
+
+def on_shard(shard: int, operation: Any) -> Operation:
+    """The operation as it is asked of the server: of this shard, with a command id."""
+    fields = {name: getattr(operation, name) for name in operation.__struct_fields__}
+    more = {"command_id": COMMAND} if isinstance(operation, Append) else {}
+    return type(operation)(**{**fields, "shard": shard, **more})  # type: ignore[no-any-return]
+
+
+def ask(url: str, keyspace: str, asked: list[Question]) -> list[tuple[Outcome, tuple[Any, ...], tuple[Any, ...] | None]]:
+    """What the server answers, and its rows afterwards."""
+    opened: Future[Any] = Future()
+    RedisJournal(redis_address(url), keyspace, len(asked), opened.set_result)
+    journal = opened.result(60)
+    server = Server(redis.Redis.from_url(url).pipeline(transaction=False), journal, Names(keyspace))
+    for shard, question in enumerate(asked):
+        server.write(shard, question)
+    server.db.execute()
+    answer: Future[Any] = Future()
+    journal.submit([on_shard(shard, question[3]) for shard, question in enumerate(asked)], answer.set_result)
+    outcomes = answer.result(60)
+    for shard in range(len(asked)):
+        server.read(shard)
+    rows = iter(server.db.execute())
+    found = []
+    for outcome in outcomes:
+        fence, head, events = next(rows), next(rows), next(rows)
+        assert events == int(head[0] or 0), "as many events as the head says"
+        entity = None if head[2] is None else (int(head[0]), int(head[1]), head[2])
+        found.append((outcome, (int(fence[0]), fence[1], int(fence[2]), fence[3].decode()), entity))
+    journal.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "bounds", [Bounds(), Bounds(claims=3, activations=2), Bounds(activations=2, rollback=True)], ids=["plain", "three claims", "one rollback"]
+)
+def test_the_redis_scripts_answer_and_write_what_the_rules_say(bounds: Bounds, shared_redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list(questions(bounds, monkeypatch))
+    kinds = {(type(question[3]), type(expected(question)[0])) for question in asked}
+    assert {outcome for _, outcome in kinds} >= {Claimed, Active, Appended, Fenced, Unbound}
+    for begin in range(0, len(asked), 4_000):
+        part = asked[begin : begin + 4_000]
+        for question, found in zip(part, ask(shared_redis.url, f"model/{id(bounds)}-{begin}", part), strict=True):
+            assert found == expected(question), question

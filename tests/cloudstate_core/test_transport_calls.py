@@ -200,3 +200,10 @@ def test_finishing_twice_answers_once(bench: Any, channel: Any) -> None:
     bench.policy = policy
     method = channel(bench.listen()).unary_unary("/test/Echo")
     assert [method(b"m", timeout=30) for _ in range(3)] == [b"one"] * 3
+
+
+def test_of_several_values_the_last_one_is_picked(bench: Any, channel: Any) -> None:
+    bench.policy = bench.echo
+    port = bench.listen(pick=("x-a", "x-b"))
+    channel(port).unary_unary("/test/Echo")(b"m", metadata=[("x-a", "the caller's"), ("x-b", "b"), ("x-a", "the ingress's")], timeout=30)
+    assert bench.of(api.CALL)[0][3][2] == (b"the ingress's", b"b")

@@ -19,6 +19,8 @@ from revision_controller.stores import SecretKey, Store
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 GOOD = Outcome(True, "Connected")
 
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
 
 def store(spec: dict[str, Any], generation: int = 1, status: StoreStatus | None = None) -> StatefulStore:
     return StatefulStore(Metadata(name="carts", namespace="shop", generation=generation), spec, status or StoreStatus())
@@ -94,25 +96,25 @@ def at(server: Any, user: str = "", database: int = 0) -> Store:
     return Store("carts", "redis", f"redis://{user + '@' if user else ''}127.0.0.1:{server.port}/{database}")
 
 
-async def test_a_durable_server_can_be_used(redis_of: Callable[..., Any]) -> None:
-    assert await try_redis(at(redis_of()), "") == Outcome(True, "Connected")
+async def test_a_durable_server_can_be_used(redis_servers: Callable[..., Any]) -> None:
+    assert await try_redis(at(redis_servers(*DURABLE)), "") == Outcome(True, "Connected")
 
 
-async def test_a_server_that_writes_nothing_down_can_be_used_with_a_note(redis_of: Callable[..., Any]) -> None:
-    outcome = await try_redis(at(redis_of(durable=False)), "")
+async def test_a_server_that_writes_nothing_down_can_be_used_with_a_note(redis_servers: Callable[..., Any]) -> None:
+    outcome = await try_redis(at(redis_servers()), "")
     assert (outcome.ready, outcome.reason) == (True, "Connected")
     assert outcome.message == "appendonly is no, so that events of the last moments are lost when the server crashes"
 
 
-async def test_a_server_that_evicts_is_not_used(redis_of: Callable[..., Any]) -> None:
-    outcome = await try_redis(at(redis_of("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")), "")
+async def test_a_server_that_evicts_is_not_used(redis_servers: Callable[..., Any]) -> None:
+    outcome = await try_redis(at(redis_servers(*DURABLE, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")), "")
     assert (outcome.ready, outcome.reason) == (False, "WouldForget")
     assert "maxmemory-policy is allkeys-lru; it must be noeviction" in outcome.message
 
 
-async def test_credentials(redis_of: Callable[..., Any]) -> None:
+async def test_credentials(redis_servers: Callable[..., Any]) -> None:
     everything, only_ping = ("carts", "on", ">w0rd", "~*", "+@all"), ("blind", "on", ">w0rd", "~*", "+ping")
-    server = redis_of("--requirepass", "s3cret", "--user", *everything, "--user", *only_ping)
+    server = redis_servers(*DURABLE, "--requirepass", "s3cret", "--user", *everything, "--user", *only_ping)
     assert (await try_redis(at(server), "s3cret")).reason == "Connected"
     assert (await try_redis(at(server, "carts"), "w0rd")).reason == "Connected"
     for store_, password in ((at(server), ""), (at(server), "wrong"), (at(server, "carts"), "s3cret")):
@@ -123,15 +125,15 @@ async def test_credentials(redis_of: Callable[..., Any]) -> None:
     assert (blind.ready, blind.message) == (True, "maxmemory-policy could not be read, it must be noeviction")
 
 
-async def test_a_database_that_the_server_does_not_have(redis_of: Callable[..., Any]) -> None:
-    outcome = await try_redis(at(redis_of("--databases", "2"), database=2), "")
+async def test_a_database_that_the_server_does_not_have(redis_servers: Callable[..., Any]) -> None:
+    outcome = await try_redis(at(redis_servers(*DURABLE, "--databases", "2"), database=2), "")
     assert (outcome.ready, outcome.reason) == (False, "Refused")
     assert "out of range" in outcome.message
 
 
-async def test_a_replica_cannot_be_written_to(redis_of: Callable[..., Any]) -> None:
-    primary = redis_of()
-    outcome = await try_redis(at(redis_of("--replicaof", f"127.0.0.1 {primary.port}")), "")
+async def test_a_replica_cannot_be_written_to(redis_servers: Callable[..., Any]) -> None:
+    primary = redis_servers(*DURABLE)
+    outcome = await try_redis(at(redis_servers(*DURABLE, "--replicaof", f"127.0.0.1 {primary.port}")), "")
     assert (outcome.ready, outcome.reason) == (False, "ReadOnly")
 
 

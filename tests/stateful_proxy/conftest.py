@@ -178,7 +178,7 @@ class Bench:
         )
         self.calls = 0
 
-    def lost(self, shard: int, epoch: int) -> None:
+    def lost(self, shard: int, refused: Token, epoch: int) -> None:
         """What ownership does: forget the shard's entities."""
         self.losses.append((shard, epoch))
         self.entities.drop_shard(shard)

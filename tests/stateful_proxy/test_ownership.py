@@ -236,7 +236,7 @@ def test_a_shard_lost_while_it_drains_is_not_sealed(journal: MemoryJournal, star
     moving = owned.changed({0: Entry("a", "b", 0, 5_000)})
     a.see(moving)
     b.see(moving.changed({0: Entry("b")}))
-    a.ownership.lost(0, b.admit().epoch)
+    a.ownership.lost(0, a.ownership.owned[0], b.admit().epoch)
     a.batch.flush()
     assert a.ownership.settled
     assert [type(operation) for operation in a.link.operations] == [Claim]
@@ -350,7 +350,7 @@ def test_a_fenced_proxy_forgets_the_shard_and_does_not_take_it_back(journal: Mem
     a.see(owned)
     b.see(owned.changed({0: Entry("b")}))
     theirs = b.admit()
-    a.ownership.lost(0, theirs.epoch)
+    a.ownership.lost(0, a.ownership.owned[0], theirs.epoch)
     a.batch.flush()
     assert a.dropped == [0]
     assert isinstance(a.admit(), Unavailable)
@@ -361,8 +361,21 @@ def test_an_old_fence_does_not_cost_a_newer_token(journal: MemoryJournal, start:
     a = Node("a", journal)
     a.see(start.changed({0: Entry("a")}))
     token = a.admit()
-    a.ownership.lost(0, token.epoch)
+    a.ownership.lost(0, Token(token.epoch - 1, b"older"), token.epoch)
     assert a.admit() == token
+
+
+def test_a_shard_whose_claim_the_store_has_lost_is_claimed_again(journal: MemoryJournal, start: ShardMap) -> None:
+    a = Node("a", journal)
+    a.see(start.changed({0: Entry("a")}))
+    token = a.admit()
+    journal.shards[0].epoch, journal.shards[0].nonce = token.epoch - 1, b"before"
+    a.ownership.lost(0, token, token.epoch - 1)
+    a.batch.flush()
+    assert a.dropped == [0]
+    again = a.admit()
+    assert again != token
+    assert _current(journal, again)
 
 
 def test_an_older_map_is_ignored(journal: MemoryJournal, start: ShardMap) -> None:
@@ -488,7 +501,7 @@ class Handoffs(RuleBasedStateMachine):
             outcomes: list[Outcome] = []
             self.journal.submit([Check(shard, token)], outcomes.extend)
             if isinstance(outcomes[0], Fenced):
-                node.ownership.lost(shard, outcomes[0].epoch)
+                node.ownership.lost(shard, token, outcomes[0].epoch)
                 node.batch.flush()
 
     @precondition(lambda self: hasattr(self, "nodes"))

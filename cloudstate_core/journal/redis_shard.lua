@@ -1,0 +1,153 @@
+#!lua
+-- Operations on one shard, in order, each all or nothing: the guards of rules.py, in the same order, in one atomic step.
+-- KEYS: the shard's fence, then the keys that each operation names. ARGV: journal id, seconds that a command is remembered, then the
+-- name and the arguments of each operation. Answers one array for each operation: the outcome's name, then its values.
+--
+-- A script is not undone when it fails. So everything is read and compared first, and the first write is the only one that can fail (a key
+-- of another kind). Without the flag `no-writes` the server runs none of it where it takes no writes, not even a `check`: a replica must not
+-- tell an old owner that it is current. Without `allow-oom` nothing runs when memory is full; the reading operations may be asked with it.
+
+local next_key, next_argument = 1, 2
+
+local function key()
+  next_key = next_key + 1
+  return KEYS[next_key]
+end
+
+local function argument()
+  next_argument = next_argument + 1
+  return ARGV[next_argument]
+end
+
+local row = redis.call('HMGET', KEYS[1], 'journal', 'epoch', 'nonce', 'generation')
+if row[1] and row[1] ~= ARGV[1] then
+  return {'replaced', row[1]}
+end
+local epoch, nonce, generation = tonumber(row[2]), row[3], tonumber(row[4])
+
+local function refused_by_fence(theirs)
+  if not epoch then
+    return {'uninitialised'}
+  end
+  if theirs ~= nonce then
+    return {'fenced', epoch}
+  end
+end
+
+local function write_fence(fresh, ...)
+  redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch + 1), 'nonce', fresh, ...)
+  epoch, nonce = epoch + 1, fresh
+end
+
+local operations = {}
+
+function operations.claim()
+  local expected, since, owner, fresh = tonumber(argument()), argument(), argument(), argument()
+  if not epoch then
+    return {'uninitialised'}
+  end
+  if nonce == fresh then
+    return {'claimed', epoch}
+  end
+  if tonumber(since) < generation then
+    return {'stale', generation}
+  end
+  if expected ~= -1 and expected ~= epoch then
+    return {'raced', epoch}
+  end
+  write_fence(fresh, 'generation', since, 'owner', owner)
+  generation = tonumber(since)
+  return {'claimed', epoch}
+end
+
+function operations.seal()
+  local theirs, fresh = argument(), argument()
+  local refused = refused_by_fence(theirs)
+  if refused then
+    return refused
+  end
+  write_fence(fresh, 'owner', '')
+  return {'sealed', epoch}
+end
+
+function operations.check()
+  return refused_by_fence(argument()) or {'current'}
+end
+
+function operations.lookup()
+  return {'found', redis.call('GET', key())}
+end
+
+function operations.activate()
+  local head, events = key(), key()
+  local theirs, their_epoch, binding = argument(), argument(), argument()
+  local refused = refused_by_fence(theirs)
+  if refused then
+    return refused
+  end
+  local entity = redis.call('HMGET', head, 'epoch', 'seq', 'snapshot_seq', 'snapshot')
+  if entity[1] and tonumber(entity[1]) > tonumber(their_epoch) then
+    return {'fenced', tonumber(entity[1])}
+  end
+  local seq, covered = entity[2] or '0', tonumber(entity[3] or '0')
+  local length = redis.call('LLEN', events)
+  if length ~= tonumber(seq) then
+    return {'damaged', tonumber(seq), length}
+  end
+  local tail = {}
+  if length > covered then
+    tail = redis.call('LRANGE', events, covered, -1)
+  end
+  redis.call('HSET', head, 'epoch', their_epoch, 'binding', binding, 'seq', seq)
+  return {'active', length, covered, entity[4], tail}
+end
+
+function operations.append()
+  local head, events = key(), key()
+  local theirs, binding, expected, following = argument(), argument(), argument(), argument()
+  local command = argument() == '1' and key()
+  local outcome = command and argument()
+  local snapshot = argument() == '1' and argument()
+  local count = tonumber(argument())
+  local first = next_argument + 1
+  next_argument = next_argument + count
+
+  local refused = refused_by_fence(theirs)
+  if refused then
+    return refused
+  end
+  local entity = redis.call('HMGET', head, 'seq', 'epoch', 'binding')
+  if entity[3] ~= binding then
+    return {'unbound', tonumber(entity[2] or '0')}
+  end
+  local recorded = command and redis.call('GET', command)
+  if recorded then
+    return {'duplicate', recorded}
+  end
+  if entity[1] ~= expected then
+    return {'regressed', tonumber(entity[1])}
+  end
+
+  for from = first, first + count - 1, 1000 do -- the list first: what kind of key the others are has been seen
+    redis.call('RPUSH', events, unpack(ARGV, from, math.min(from + 999, first + count - 1)))
+  end
+  if snapshot then
+    redis.call('HSET', head, 'seq', following, 'snapshot_seq', following, 'snapshot', snapshot)
+  else
+    redis.call('HSET', head, 'seq', following)
+  end
+  if command then
+    redis.call('SET', command, outcome, 'EX', ARGV[2])
+  end
+  return {'appended'}
+end
+
+local answers = {}
+while next_argument < #ARGV do
+  local done, answer = pcall(operations[argument()])
+  if not done then
+    answer = {'failed', type(answer) == 'table' and answer.err or answer}
+  end
+  answers[#answers + 1] = answer
+end
+return answers

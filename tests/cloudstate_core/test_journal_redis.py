@@ -1,0 +1,477 @@
+"""What only the Redis journal promises on a server that is well: one round trip a batch, fencing between processes, clear words at open."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import logging
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloudstate_core.hashing import shard_of
+from cloudstate_core.journal import redis_journal
+from cloudstate_core.journal.api import (
+    Activate,
+    Active,
+    Append,
+    Appended,
+    Check,
+    Claim,
+    Claimed,
+    Current,
+    EntityKey,
+    Fenced,
+    Found,
+    Incompatible,
+    Journal,
+    JournalError,
+    Lookup,
+    Operation,
+    Outcome,
+    Refused,
+    Seal,
+    Sealed,
+    Token,
+    Unbound,
+    Uninitialised,
+    Value,
+)
+from cloudstate_core.journal.opening import open_journal, shown
+from cloudstate_core.journal.redis_address import redis_address
+from cloudstate_core.journal.redis_journal import RedisJournal
+from cloudstate_core.journal.redis_link import Link
+
+CART = EntityKey("cart", "ann")
+SHARDS = 4
+PATIENCE = 30
+
+
+@pytest.fixture
+def keyspace(tmp_path: pathlib.Path) -> str:
+    return f"redis/{tmp_path.name}"
+
+
+Open = Callable[..., RedisJournal]
+
+
+@pytest.fixture
+def open_redis(keyspace: str) -> Iterator[Open]:
+    """Open journals, by default of the test's own keyspace; JournalError when that is impossible."""
+    journals: list[RedisJournal] = []
+
+    def start(server: Any, shards: int = SHARDS, keyspace: str = keyspace, password: str = "", url: str = "") -> RedisJournal:
+        opened: Future[Journal | JournalError] = Future()
+        journals.append(RedisJournal(redis_address(url or server.url, password), keyspace, shards, opened.set_result))
+        result = opened.result(PATIENCE)
+        if isinstance(result, JournalError):
+            raise result
+        assert result is journals[-1]
+        return journals[-1]
+
+    yield start
+    for journal in journals:
+        journal.close()
+
+
+@pytest.fixture
+def journal(open_redis: Open, shared_redis: Any) -> RedisJournal:
+    return open_redis(shared_redis)
+
+
+def submit(journal: Journal, *operations: Operation) -> Future[Sequence[Outcome]]:
+    answer: Future[Sequence[Outcome]] = Future()
+    journal.submit(operations, answer.set_result)
+    return answer
+
+
+def run(journal: Journal, *operations: Operation) -> list[Outcome]:
+    return list(submit(journal, *operations).result(PATIENCE))
+
+
+def bound(journal: Journal, nonce: bytes = b"n") -> Token:
+    """A token under which the cart is bound to b'b'."""
+    token: Token = run(journal, Claim(0, -1, 1, "pod", nonce))[0].token  # type: ignore[union-attr]
+    assert isinstance(run(journal, Activate(0, token, CART, b"b"))[0], Active)
+    return token
+
+
+def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:
+    return Append(0, token, CART, b"b", seq, (Value("t", data),), command_id=command_id)
+
+
+def calls_of(server: Any, command: str) -> int:
+    """How often the server was called with a command."""
+    line = next((x for x in server.cli("INFO", "commandstats").splitlines() if x.startswith(f"cmdstat_{command}:")), ":calls=0,")
+    return int(line.split("calls=")[1].split(",")[0])
+
+
+@contextlib.contextmanager
+def thread_paused(journal: Journal, token: Token) -> Iterator[None]:
+    """The journal's thread waits inside an answer, so that what is submitted meanwhile gathers."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(outcomes: Sequence[Outcome]) -> None:
+        reached.set()
+        go_on.wait(PATIENCE)
+
+    journal.submit([Check(0, token)], hold)
+    assert reached.wait(PATIENCE)
+    yield
+    go_on.set()
+
+
+# One round trip ---------------------------------------------------------------------------------------------------------
+
+
+def count_round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of commands of each exchange from now on."""
+    trips: list[int] = []
+    exchange = Link.exchange
+
+    async def counted(self: Link, commands: Sequence[bytes], count: int) -> list[Any]:
+        if count and b"PING" not in commands[0]:
+            trips.append(count)
+        return await exchange(self, commands, count)
+
+    monkeypatch.setattr(Link, "exchange", counted)
+    return trips
+
+
+def test_a_batch_of_a_thousand_appends_is_one_round_trip_with_one_call_a_shard(
+    open_redis: Open, redis_servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = redis_servers()
+    journal = open_redis(server)
+    tokens = [run(journal, Claim(shard, -1, 1, "pod", b"n"))[0].token for shard in range(SHARDS)]  # type: ignore[union-attr]
+    keys = [EntityKey("cart", f"user-{number}") for number in range(1000)]
+    places = [shard_of(key.persistence_id, key.entity_id, SHARDS) for key in keys]
+    run(journal, *[Activate(shard, tokens[shard], key, b"b") for key, shard in zip(keys, places, strict=True)])
+    before, trips = calls_of(server, "evalsha"), count_round_trips(monkeypatch)
+    event = (Value("t", b"x"),)
+    appends = [Append(shard, tokens[shard], key, b"b", 0, event) for key, shard in zip(keys, places, strict=True)]
+    assert run(journal, *appends) == [Appended(1)] * 1000
+    assert trips == [SHARDS]
+    assert calls_of(server, "evalsha") - before == SHARDS
+
+
+def test_what_waits_during_a_round_trip_goes_out_with_the_next(journal: RedisJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = bound(journal)
+    with thread_paused(journal, token):
+        trips = count_round_trips(monkeypatch)
+        answers = [submit(journal, append(token, n)) for n in range(100)]
+    assert [answer.result(PATIENCE) for answer in answers] == [[Appended(n + 1)] for n in range(100)]
+    assert trips == [1]
+
+
+def test_a_full_queue_refuses_and_loses_nothing(journal: RedisJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = bound(journal)
+    monkeypatch.setattr(redis_journal, "MAX_WAITING", 2)
+    with thread_paused(journal, token):
+        answers = [submit(journal, append(token, n)) for n in range(3)]
+        assert "queue is full" in answers[2].result(0)[0].reason  # type: ignore[union-attr]
+    assert [answer.result(PATIENCE) for answer in answers[:2]] == [[Appended(1)], [Appended(2)]]
+    assert run(journal, append(token, 2)) == [Appended(3)]
+
+
+def test_a_receiver_that_fails_does_not_stop_the_journal(journal: RedisJournal) -> None:
+    token = bound(journal)
+    journal.submit([append(token, 0)], lambda outcomes: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert run(journal, append(token, 1)) == [Appended(2)]
+
+
+def test_a_value_that_cannot_be_stored_is_refused_alone(journal: RedisJournal) -> None:
+    token = bound(journal)
+    good, bad, next_good = run(journal, append(token, 0), append(token, 1, command_id="\ud800"), append(token, 1))
+    assert (good, next_good) == (Appended(1), Appended(2))
+    assert isinstance(bad, Refused)
+    assert "append cannot be stored" in bad.reason
+
+
+def test_an_empty_batch_is_answered(journal: RedisJournal) -> None:
+    assert run(journal) == []
+
+
+def test_a_closed_journal_has_answered_everything_and_refuses_more(open_redis: Open, shared_redis: Any) -> None:
+    journal = open_redis(shared_redis)
+    token = bound(journal)
+    answers = [submit(journal, append(token, n)) for n in range(50)]
+    journal.close()
+    journal.close()
+    assert [answer.result(0) for answer in answers] == [[Appended(n + 1)] for n in range(50)]
+    assert "is closed" in submit(journal, append(token, 50)).result(0)[0].reason  # type: ignore[union-attr]
+
+
+def test_large_events_come_back_as_they_were(journal: RedisJournal) -> None:
+    token = bound(journal)
+    large = [bytes([n]) * 10_000_000 for n in range(3)]
+    assert run(journal, *[append(token, n, data) for n, data in enumerate(large)]) == [Appended(1), Appended(2), Appended(3)]
+    (active,) = run(journal, Activate(0, token, CART, b"c"))
+    assert isinstance(active, Active)
+    assert [event.payload.data for event in active.tail] == large
+
+
+def test_scripts_that_the_server_forgot_are_given_to_it_again(journal: RedisJournal, shared_redis: Any) -> None:
+    token = bound(journal)
+    assert shared_redis.cli("SCRIPT", "FLUSH").strip() == "OK"
+    assert run(journal, append(token, 0), append(token, 1), Check(1, Token(0, b""))) == [Appended(1), Appended(2), Fenced(0)]
+
+
+def test_command_ids_expire_and_nothing_else_does(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    name = next(str(n) for n in range(100) if shard_of("cart", str(n), SHARDS) == 0)
+    key = EntityKey("cart", name)
+    run(journal, Activate(0, token, key, b"b"), Append(0, token, key, b"b", 0, (Value("t", b"x"),), command_id="c", outcome=b"ok"))
+    assert run(journal, Lookup(0, key, "c")) == [Found(b"ok")]
+    keys = shared_redis.cli("--scan", "--pattern", f"cs:{{{keyspace}*").split("\n")[:-1]
+    lives = {key: int(shared_redis.cli("TTL", key)) for key in keys}
+    assert 86_000 < lives.pop(f"cs:{{{keyspace}:0}}:c:4.{len(name)}:cart:{name}:c") <= 86_400
+    assert len(lives) == 1 + SHARDS + 3
+    assert set(lives.values()) == {-1}
+
+
+# Two processes ----------------------------------------------------------------------------------------------------------
+
+
+class Owner:
+    """Takes the shard whenever it can, and appends what nobody else appends."""
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        self.journal, self.name = journal, name
+        self.acknowledged: list[bytes] = []
+        self.fenced = 0
+
+    def work(self, appends: int) -> None:
+        term = 0
+        while len(self.acknowledged) < appends:
+            term += 1
+            nonce = f"{self.name}-{term}".encode()
+            (claimed,) = run(self.journal, Claim(0, -1, 1, self.name, nonce))
+            assert isinstance(claimed, Claimed)
+            (active,) = run(self.journal, Activate(0, claimed.token, CART, nonce))
+            if isinstance(active, Active):
+                self._append(claimed.token, nonce, active.seq, appends)
+
+    def _append(self, token: Token, binding: bytes, seq: int, appends: int) -> None:
+        """Until fenced."""
+        while len(self.acknowledged) < appends:
+            data = f"{self.name}-{seq}".encode()
+            (outcome,) = run(self.journal, Append(0, token, CART, binding, seq, (Value("t", data),)))
+            if not isinstance(outcome, Appended):
+                assert isinstance(outcome, Fenced | Unbound), outcome
+                self.fenced += 1
+                return
+            self.acknowledged.append(data)
+            seq = outcome.seq
+
+
+def test_two_processes_that_race_for_a_shard_make_one_history(open_redis: Open, shared_redis: Any) -> None:
+    owners = [Owner(open_redis(shared_redis), name) for name in ("a", "b")]
+    threads = [threading.Thread(target=owner.work, args=(300,)) for owner in owners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    (claimed,) = run(owners[0].journal, Claim(0, -1, 1, "c", b"last"))
+    assert isinstance(claimed, Claimed)
+    (active,) = run(owners[0].journal, Activate(0, claimed.token, CART, b"last"))
+    assert isinstance(active, Active)
+    history = [event.payload.data for event in active.tail]
+    assert [event.sequence for event in active.tail] == list(range(1, active.seq + 1))
+    assert sorted(history) == sorted(owners[0].acknowledged + owners[1].acknowledged), "each acknowledged one once, and no other"
+    for owner in owners:
+        assert [data for data in history if data.startswith(owner.name.encode())] == owner.acknowledged
+        assert owner.fenced > 0, "they never met, which proves nothing"
+
+
+def test_two_openers_see_one_layout(open_redis: Open, shared_redis: Any) -> None:
+    journals = [open_redis(shared_redis) for _ in range(2)]
+    assert journals[0].layout == journals[1].layout
+    token = bound(journals[0])
+    assert run(journals[1], append(token, 0), Seal(0, token)) == [Appended(1), Sealed(2)]
+    assert run(journals[0], Check(0, token)) == [Fenced(2)]
+
+
+def test_keyspaces_share_a_server_and_nothing_else(open_redis: Open, shared_redis: Any, keyspace: str) -> None:
+    one, two = open_redis(shared_redis), open_redis(shared_redis, 8, keyspace + "2")
+    assert one.layout.journal_id != two.layout.journal_id
+    run(one, append(bound(one), 0))
+    assert bound(two, b"m").epoch == 1
+    assert run(two, append(Token(1, b"m"), 0)) == [Appended(1)]
+
+
+# Opening ----------------------------------------------------------------------------------------------------------------
+
+
+def test_another_layout_is_refused_and_both_are_told(open_redis: Open, shared_redis: Any) -> None:
+    open_redis(shared_redis)
+    with pytest.raises(Incompatible, match=r"has 4 shards.*asked for 16"):
+        open_redis(shared_redis, 16)
+
+
+def test_fences_without_a_layout_are_not_taken_for_a_new_keyspace(open_redis: Open, shared_redis: Any, keyspace: str) -> None:
+    open_redis(shared_redis)
+    shared_redis.cli("DEL", f"cs:{{{keyspace}}}:layout")
+    with pytest.raises(JournalError, match="has shards but no layout"):
+        open_redis(shared_redis)
+
+
+@pytest.mark.parametrize(
+    ("options", "database", "message"),
+    [
+        ((), "99", "DB index is out of range"),
+        (("--maxmemory-policy", "allkeys-lru"), "0", "must be noeviction"),
+        (("--cluster-enabled", "yes"), "0", "Redis Cluster, which is not supported"),
+        (("--requirepass", "secret-1"), "0", "Authentication required"),
+    ],
+)
+def test_a_server_that_will_not_do_is_told(
+    open_redis: Open, redis_servers: Any, options: tuple[str, ...], database: str, message: str
+) -> None:
+    server = redis_servers(*options)
+    with pytest.raises(JournalError, match=message):
+        open_redis(server, url=server.url[:-1] + database)
+
+
+def test_a_password_opens_and_is_never_told(open_redis: Open, redis_servers: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = redis_servers("--requirepass", "right@pass/word")
+    base = server.url.removeprefix("redis://")
+    with pytest.raises(JournalError) as caught:
+        open_redis(server, url=f"redis://default:wrong-secret@{base}")
+    assert "invalid username-password pair" in str(caught.value)
+    assert isinstance(run(open_redis(server, url=f"redis://default:right%40pass%2Fword@{base}"), Check(0, Token(0, b"")))[0], Fenced)
+    journal = open_redis(server, url=f"redis://:wrong-secret@{base}", password="right@pass/word")
+    assert isinstance(run(journal, Check(0, Token(0, b"")))[0], Fenced)
+    told = caplog.text + str(caught.value) + repr(redis_address(f"redis://u:wrong-secret@{base}"))
+    assert "wrong-secret" not in told
+    assert "right" not in told
+
+
+def test_a_user_needs_only_the_permissions_that_are_told(open_redis: Open, redis_servers: Any) -> None:
+    server = redis_servers()
+    base = server.url.removeprefix("redis://")
+    rule = ("~cs:*", "+@hash", "+@list", "+@string", "+@scripting", "+exists", "+info", "+ping", "+select")
+    server.cli("ACL", "SETUSER", "cart", "on", ">pw", *rule)
+    journal = open_redis(server, url=f"redis://cart@{base}", password="pw")
+    assert run(journal, append(bound(journal), 0, command_id="c")) == [Appended(1)]
+    server.cli("ACL", "SETUSER", "poor", "on", ">pw", "~cs:*", "+@read", "+info")
+    with pytest.raises(JournalError, match="lacks permissions"):
+        open_redis(server, url=f"redis://poor@{base}", password="pw")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://", "a URL without a host"),
+        ("redis:host", "a URL without a host"),
+        ("redis://u:secret@host:port/0", "Port could not be cast"),
+        ("redis://u:secret@host:1/one", "database 'one' is not a number"),
+        ("redis://u:secret@host:1/0?socket_timeout=1", "takes no options"),
+        ("nosuch://u:secret@host", "must be memory:, sqlite:PATH"),
+    ],
+)
+def test_a_bad_url_is_told_without_its_password(url: str, message: str) -> None:
+    told: list[Any] = []
+    assert open_journal(url, "ks", 4, None, told.append) is None  # type: ignore[arg-type]
+    assert isinstance(told[0], JournalError)
+    assert message in str(told[0])
+    assert "secret" not in str(told[0])
+
+
+def test_an_address_is_shown_without_user_and_password() -> None:
+    assert shown("redis://user:p%40ss@word@host:1/0") == "redis://host:1/0"
+    assert shown("sqlite:/a/b@c.db") == "sqlite:/a/b@c.db"
+    assert str(redis_address("rediss://user:pass@[::1]")) == "rediss://[::1]:6379/0"
+
+
+def test_a_proxy_on_another_store_does_not_load_the_redis_package() -> None:
+    code = "import sys, stateful_proxy.app; sys.exit(sum(name.split('.')[0] in ('redis', 'hiredis') for name in sys.modules))"
+    root = pathlib.Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+# TLS --------------------------------------------------------------------------------------------------------------------
+
+
+def certificate(folder: pathlib.Path) -> None:
+    """A certificate for 127.0.0.1 that is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+
+def test_tls_is_spoken_with_servers_that_can_be_trusted_only(
+    keyspace: str, redis_servers: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate(tmp_path)
+    files = ("--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-key-file", str(tmp_path / "key.pem"), "--tls-auth-clients", "no")
+    server = redis_servers("--tls-port", "TLS_PORT", *files)
+    url = f"rediss://127.0.0.1:{server.tls_port}/0"
+    opened: Future[Journal | JournalError] = Future()
+    journal = RedisJournal(redis_address(url), keyspace, SHARDS, opened.set_result)
+    while "certificate verify failed" not in caplog.text:
+        assert not opened.done()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    assert opened.result(PATIENCE) is journal
+    assert isinstance(run(journal, Claim(0, -1, 1, "p", b"n"), Activate(0, Token(1, b"n"), CART, b"b"))[1], Active)
+    journal.close()
+    assert f"cs:{{{keyspace}}}:layout" in server.cli("--scan")
+
+
+def test_an_entity_that_is_ahead_of_its_shard_is_not_taken_back(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    shared_redis.cli("HSET", f"cs:{{{keyspace}:0}}:h:4.3:cart:ann", "epoch", "9")
+    assert run(journal, Activate(0, token, CART, b"c")) == [Fenced(9)]
+
+
+@pytest.mark.parametrize("gone", ["e", "h"])
+def test_an_entity_whose_keys_are_gone_is_not_served(journal: RedisJournal, shared_redis: Any, keyspace: str, gone: str) -> None:
+    token = bound(journal)
+    run(journal, append(token, 0), append(token, 1))
+    shared_redis.cli("DEL", f"cs:{{{keyspace}:0}}:{gone}:4.3:cart:ann")
+    (refused,) = run(journal, Activate(0, token, CART, b"c"))
+    assert isinstance(refused, Refused)
+    assert "the store lost keys" in refused.reason
+
+
+def test_a_key_of_another_kind_fails_alone_and_nothing_is_written(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    events = f"cs:{{{keyspace}:0}}:e:4.3:cart:ann"
+    shared_redis.cli("SET", events, "not a list")
+    refused, current = run(journal, append(token, 0, command_id="c"), Check(0, token))
+    assert isinstance(refused, Refused)
+    assert "nothing was written: WRONGTYPE" in refused.reason
+    assert current == Current()
+    shared_redis.cli("DEL", events)
+    assert run(journal, append(token, 0, command_id="c")) == [Appended(1)]
+
+
+def test_a_shard_that_is_not_there_is_an_error(journal: RedisJournal) -> None:
+    assert run(journal, Check(SHARDS, Token(0, b"")), append(Token(1, b"x"), 0)) == [Uninitialised(), Fenced(0)]
+    assert run(journal, Claim(0, 0, 1, "p", b"x"), Check(0, Token(1, b"x")))[1] == Current()
