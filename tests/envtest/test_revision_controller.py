@@ -262,9 +262,9 @@ async def test_the_number_of_shards_is_fixed_once_the_service_exists(kube: KubeC
 
 
 async def test_a_store_tells_whether_it_can_be_reached(
-    kube: KubeClient, namespace: str, controller: Component, redis_of: Callable[..., Any]
+    kube: KubeClient, namespace: str, controller: Component, redis_servers: Callable[..., Any]
 ) -> None:
-    server = redis_of("--requirepass", "s3cret")
+    server = redis_servers("--requirepass", "s3cret")
     spec = {"redis": {"host": "127.0.0.1", "port": server.port, "credentialsFromSecret": {"name": "carts"}}}
     await kube.create(kinds.STATEFUL_STORE, namespace, store(**spec))
     await eventually(lambda: ready(kube, namespace), lambda c: c.reason == "SecretMissing", "SecretMissing")
