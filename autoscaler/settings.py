@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from autoscaler.annotations import PREFIX
 from autoscaler.config import Config
-from autoscaler.durations import parse_duration
 from autoscaler.placement.service import PlacementSettings
-from autoscaler.policy import Metric, Policy
 from autoscaler.targets import metric_target
+from cloudstate_core.durations import parse_duration
+from cloudstate_core.policy import Metric, Policy
 
 
 @dataclass(frozen=True, slots=True)
