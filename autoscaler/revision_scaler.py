@@ -7,7 +7,6 @@ A revision that has arrived at zero and is asked for by nobody *rests*: it recor
 from __future__ import annotations
 
 import math
-import sys
 from typing import NamedTuple
 
 from autoscaler.decider import Decider, DeciderSettings
@@ -16,9 +15,11 @@ from autoscaler.settings import Demand, ScaleSettings
 from autoscaler.windows import HELD, LinearWindow, WeightedWindow, Window, panic_window
 
 ACTIVE = Activity.ACTIVE.value
+DAY = 86_400.0
+UNBOUNDED = 2**30 - 1
+"""Pods, where there is no maximum; a number that CPython still compares fast."""
 _new = tuple.__new__
 """Makes a named tuple in half the time of its own constructor."""
-DAY = 86_400.0
 
 
 class ScaleDecision(NamedTuple):
@@ -184,7 +185,7 @@ class RevisionScaler:
     def _bound(self) -> None:
         """The bounds, and how many ready pods make the revision active: at first the initial scale, then the minimum, at least one."""
         s = self.settings
-        self._high = s.maximum if s.maximum > 0 else sys.maxsize
+        self._high = s.maximum if s.maximum > 0 else UNBOUNDED
         self._low = bounded(0, s.minimum, s.maximum, s.initial, self._initialized, self._reachable)
         low = s.minimum if self._reachable else 0
         self._enough = max(1, min(low if self._initialized else max(low, s.initial), self._high))

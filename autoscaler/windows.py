@@ -1,7 +1,8 @@
 """Averages and maxima over sliding windows of buckets, as Knative's autoscaler computes them. Time is always an argument.
 
 A demand is averaged over two windows that end now, the stable one and a shorter recent one (panic). Both read the same buckets, and neither is
-summed anew: recording and averaging cost the same for any length.
+summed anew: recording and averaging cost the same for any length. Buckets are counted in floats, which CPython adds and compares fast as long as
+they meet no integers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections import deque
 from itertools import islice
 
-HELD = 5
+HELD = 5.0
 """Buckets that a value stands for without being measured again: more than a tick, less than an outage."""
 RESIDUE = 1e-9
 """A weighted average below this is what rounding has left of nothing."""
@@ -37,7 +38,7 @@ class Window:
         bucket = now // self._granularity
         gap = bucket - self._last
         if gap:
-            self.put(bucket, value, self._value if 0 < gap <= self._held else None)
+            self.put(bucket, value, self._value if 0.0 < gap <= self._held else None)
             self._value = value
         elif value > self._value:
             self.put(bucket, value - self._value, None)
@@ -64,7 +65,7 @@ class LinearWindow(Window):
     A year at a thousand requests in flight makes an average wrong by some millionths of one request.
     """
 
-    __slots__ = ("_at", "_averages", "_count", "_full", "_recent", "_recent_count", "_size", "_totals")
+    __slots__ = ("_at", "_count", "_full", "_recent", "_recent_count", "_size", "_totals")
 
     def __init__(self, window: float, granularity: float = 1.0, recent: float | None = None, held: float = HELD) -> None:
         """Lengths in seconds, of the window, of a bucket, and of the shorter window over the same buckets."""
@@ -77,7 +78,6 @@ class LinearWindow(Window):
         self._at = 0
         self._count = self._recent_count = 0.0
         self._full = False
-        self._averages = (0.0, 0.0)
 
     def put(self, bucket: float, value: float, held: float | None) -> None:
         """Add a value to a bucket."""
@@ -91,19 +91,18 @@ class LinearWindow(Window):
             self._grow(gap)
         at, size, totals = self._at, self._size, self._totals
         total = totals[at]
-        while gap > 1:
+        while gap > 1.0:
             at = at + 1 if at < size else 0
             totals[at] = total = total + held
-            gap -= 1
+            gap -= 1.0
         self._at = at = at + 1 if at < size else 0
         totals[at] = total = total + value
         self._last = bucket
-        self._averages = (total - totals[at - size]) / self._count, (total - totals[at - self._recent]) / self._recent_count
 
     def _grow(self, buckets: float) -> None:
         """More buckets have been measured since the windows began."""
-        self._count = min(self._count + buckets, self._size)
-        self._recent_count = min(self._recent_count + buckets, self._recent)
+        self._count = min(self._count + buckets, float(self._size))
+        self._recent_count = min(self._recent_count + buckets, float(self._recent))
         self._full = self._count == self._size and self._recent_count == self._recent
 
     def _leave_out(self, gap: float) -> float:
@@ -126,7 +125,6 @@ class LinearWindow(Window):
         self._count = max(self._count, back + 1.0)
         if back < self._recent:
             self._recent_count = max(self._recent_count, back + 1.0)
-        self._averages = self._averages_after(0.0)
 
     def average(self, now: float) -> float:
         """The average of the window at `now`; 0 without data in it."""
@@ -135,7 +133,11 @@ class LinearWindow(Window):
     def averages(self, now: float) -> tuple[float, float]:
         """The averages of the window and of the recent one at `now`."""
         gap = now // self._granularity - self._last
-        return self._averages if gap <= 0 else self._averages_after(gap)
+        if gap > 0.0:
+            return self._averages_after(gap)
+        at, totals = self._at, self._totals
+        total = totals[at]
+        return (total - totals[at - self._size]) / self._count, (total - totals[at - self._recent]) / self._recent_count
 
     def _averages_after(self, gap: float) -> tuple[float, float]:
         """The averages when the last write was `gap` buckets ago."""
