@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoscaler.annotations import KPA
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 
 
 class ConfigError(ValueError):

@@ -10,8 +10,16 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from kn_cloudstate.local import LocalInstallation, StartError, data_folder
+from kn_cloudstate.local import LocalInstallation, data_folder
 from kn_cloudstate.manifests import ManifestError, load
+from kn_cloudstate.preconditions import StartError
+
+
+def port_number(text: str) -> int:
+    """A TCP port; the parser tells what is wrong otherwise."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a port from 1 to 65535")
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the services of some YAML files on this machine, scaled from and to zero")
     run.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE", help="Service and AutoscalingPolicy YAML")
-    run.add_argument("--port", type=int, default=9000, help="port of the front door on 127.0.0.1 (default 9000)")
+    run.add_argument("--port", type=port_number, default=9000, help="port of the front door on 127.0.0.1 (default 9000)")
     run.add_argument("--data", type=pathlib.Path, help="folder for journal and logs (default: a new temporary one)")
     run.add_argument("--verbose", action="store_true", help="log decisions")
     return top
@@ -50,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(run(options.files, options.port, data_folder(options.data)))
     except (ManifestError, StartError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        for problem in str(error).splitlines():
+            print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
 

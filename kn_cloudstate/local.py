@@ -12,14 +12,15 @@ import logging
 import os
 import pathlib
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 from autoscaler.coordination import CoordinationServer
+from autoscaler.fleet import Phase
 from autoscaler.placement.by_pod import ShardsByPod
 from autoscaler.placement.service import ServicePlacement
 from autoscaler.revision_scaler import RevisionScaler
@@ -28,15 +29,15 @@ from autoscaler.settings import effective, placement_settings
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.pods import LocalPods, free_port
+from kn_cloudstate.preconditions import StartError, require_folder, require_free, require_program
+from kn_cloudstate.process_log import ProcessLog
 
 log = logging.getLogger(__name__)
 
 START_LIMIT = 15.0
 """Seconds until the journal and the activator must answer."""
-
-
-class StartError(Exception):
-    """The installation cannot start: says what, where and which rule."""
+LATE = 5.0
+"""Seconds after which a pod that is not ready is told of."""
 
 
 @dataclass(slots=True)
@@ -70,8 +71,10 @@ class LocalInstallation:
 
     async def start(self) -> None:
         """Start everything; pods only as the autoscaler wants them. StartError when a part cannot start."""
-        _require_free(self.port)
-        self._data.mkdir(parents=True, exist_ok=True)
+        require_free(self.port)
+        for spec in self._specs:
+            require_program(spec)
+        require_folder(self._data)
         journal = await self._start_journal()
         leader_port = await self._coordination.start("127.0.0.1", 0)
         environment = {"CLOUDSTATE_JOURNAL": f"remote:{journal}", "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{leader_port}"}
@@ -79,7 +82,7 @@ class LocalInstallation:
             self._add(spec, environment)
         self._coordination.on_stats = self._on_stats
         self._coordination.on_heard = self._on_heard
-        self._tasks.append(asyncio.create_task(self._coordination.run()))
+        self._tasks += [asyncio.create_task(self._coordination.run()), asyncio.create_task(self._tell_late_pods())]
         await self._start_activator(environment)
         for service in self.services.values():
             service.task = asyncio.create_task(service.loop.run())
@@ -114,10 +117,11 @@ class LocalInstallation:
 
     async def _start_journal(self) -> str:
         """Start the journal process; its address."""
-        output = self._processes.open_files.enter_context((self._data / "journal.log").open("ab"))
+        path, output = self._data / "journal.db", ProcessLog(self._data / "journal.log")
+        keyspaces = [f"{spec.full_name}={spec.shards}" for spec in self._specs]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "kn_cloudstate.journal_host", str(self._data / "journal.db"),
-            stdout=asyncio.subprocess.PIPE, stderr=output, start_new_session=True,
+            sys.executable, "-m", "kn_cloudstate.journal_host", str(path), *keyspaces,
+            stdout=asyncio.subprocess.PIPE, stderr=self._open(output), start_new_session=True,
         )  # fmt: skip
         self._processes.journal = process
         assert process.stdout is not None
@@ -126,24 +130,40 @@ class LocalInstallation:
         except TimeoutError:
             line = []
         if len(line) != 2 or line[0] != "listening":
-            raise StartError(f"journal {self._data / 'journal.db'}: did not start; see {self._data / 'journal.log'}")
+            raise StartError(output.last() or f"journal {path}: did not start within {START_LIMIT:g} s; see {output.path}")
         return line[1]
 
     async def _start_activator(self, environment: dict[str, str]) -> None:
         """Start the front door and wait until it is ready."""
         self.admin_port = free_port()
-        output = self._processes.open_files.enter_context((self._data / "activator.log").open("ab"))
+        output = ProcessLog(self._data / "activator.log")
         own = {"ACTIVATOR_HOST": "127.0.0.1", "ACTIVATOR_PORT": str(self.port), "ACTIVATOR_ADMIN_PORT": str(self.admin_port)}
+        written = self._open(output)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "activator",
-            env={**os.environ, **environment, **own}, stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, **environment, **own}, stdout=written, stderr=written, start_new_session=True,
         )  # fmt: skip
         self._processes.activator = process
         deadline = time.monotonic() + START_LIMIT
         while not await _ready(self.admin_port):
             if process.returncode is not None or time.monotonic() > deadline:
-                raise StartError(f"activator on 127.0.0.1:{self.port}: did not start; see {self._data / 'activator.log'}")
+                raise StartError(f"activator on 127.0.0.1:{self.port}: did not start: {output.reason()}")
             await asyncio.sleep(0.02)
+
+    def _open(self, output: ProcessLog) -> IO[bytes]:
+        return self._processes.open_files.enter_context(output.open())
+
+    async def _tell_late_pods(self) -> None:
+        """A pod that takes long to become ready is told of once, with what it said last: its function may never answer."""
+        told: set[str] = set()
+        while True:
+            await asyncio.sleep(1.0)
+            for service in self.services.values():
+                late = [p for p in service.pods.pods() if time.monotonic() - p.started_at >= LATE and not service.loop.is_ready(p)]
+                for pod in late:
+                    if pod.phase is Phase.STARTING and pod.name not in told and pod.name not in service.loop.state.draining:
+                        told.add(pod.name)
+                        log.warning("pod %s: is not ready after %.0f s: %s", pod.name, LATE, service.pods.log_of(pod.name).reason())
 
     async def stop(self) -> None:
         """Stop everything in order; safe to call after a failed start."""
@@ -157,17 +177,6 @@ class LocalInstallation:
         await self._coordination.stop()
         await _end(self._processes.journal)
         self._processes.open_files.close()
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StartError(
-                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): the front door needs a free one, choose it with --port"
-            ) from error
 
 
 async def _ready(admin_port: int) -> bool:

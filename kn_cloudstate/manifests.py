@@ -7,18 +7,21 @@ file, the field and the rule, and all errors of all files are reported together.
 from __future__ import annotations
 
 import pathlib
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from autoscaler.policy import Policy, PolicyError, parse_policy
+from autoscaler import annotations as autoscaling
 from cloudstate_core import annotations as rules
+from cloudstate_core.policy import Policy, PolicyError, parse_policy
+from kn_cloudstate.fields import Field
 
-COMMAND = "local.cloudstate.io/command"
-"""Annotation: the command line that is the 'image' of a local service."""
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+
 
 class ManifestError(Exception):
     """One or more manifests cannot be run; each line says what, where and which rule."""
@@ -64,12 +67,18 @@ def load(files: Sequence[pathlib.Path]) -> list[LocalService]:
     reading = _Reading()
     for path in files:
         _read(path, reading)
-    services = [service for path, document in reading.services if (service := _service(path, document, reading))]
+    services: dict[str, LocalService] = {}
+    for path, document in reading.services:
+        service = _service(path, document, reading)
+        if service is not None and service.full_name in services:
+            reading.errors.append(f"{path}: Service {service.name}: namespace {service.namespace} has one of that name already")
+        elif service is not None:
+            services[service.full_name] = service
     if not reading.errors and not services:
         reading.errors.append("no Service found: at least one document must be a serving.knative.dev/v1 Service")
     if reading.errors:
         raise ManifestError("\n".join(reading.errors))
-    return services
+    return list(services.values())
 
 
 def _read(path: pathlib.Path, reading: _Reading) -> None:
@@ -78,7 +87,7 @@ def _read(path: pathlib.Path, reading: _Reading) -> None:
     except OSError as error:
         reading.errors.append(f"{path}: cannot be read: {error.strerror}")
         return
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         reading.errors.append(f"{path}: is not YAML: {' '.join(str(error).split())}")
         return
     for document in documents:
@@ -89,75 +98,117 @@ def _read(path: pathlib.Path, reading: _Reading) -> None:
             _read_policy(path, document, reading)
         else:
             reading.errors.append(
-                f"{path}: kind {kind}: must be a Service of serving.knative.dev/v1 or an AutoscalingPolicy of "
+                f"{path}: {_kind(kind)}: must be a Service of serving.knative.dev/v1 or an AutoscalingPolicy of "
                 "autoscaling.cloudstate.io/v1alpha1"
             )
+
+
+def _kind(kind: tuple[Any, Any] | None) -> str:
+    return "a document that is no object" if kind is None else f"kind {kind[1]} of {kind[0]}"
 
 
 def _read_policy(path: pathlib.Path, document: dict[str, Any], reading: _Reading) -> None:
     try:
         policy = parse_policy(document)
     except PolicyError as error:
-        reading.errors.append(f"{path}: {error}")
+        reading.errors += [f"{path}: {line}" for line in str(error).splitlines()]
         return
-    metadata = document["metadata"]
-    reading.policies[metadata.get("namespace", "default"), metadata["name"]] = policy
+    where = f"{path}: AutoscalingPolicy {policy.name}"
+    namespace = Field(document, "", lambda text: reading.errors.append(f"{where}: {text}"))["metadata"]["namespace"].text("default")
+    if (namespace, policy.name) in reading.policies:
+        reading.errors.append(f"{where}: namespace {namespace} has one of that name already")
+    reading.policies[namespace, policy.name] = policy
 
 
 def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) -> LocalService | None:
     """A service from its document, or None with what is wrong added to the errors."""
-    metadata = document.get("metadata") or {}
-    template = (document.get("spec") or {}).get("template") or {}
-    annotations = {**(metadata.get("annotations") or {}), **((template.get("metadata") or {}).get("annotations") or {})}
-    name, namespace = metadata.get("name", ""), metadata.get("namespace", "default")
-    where = f"{path}: Service {name or '(without a name)'}"
     before = len(reading.errors)
-    reading.errors += [f"{where}: {text}" for text in _annotation_errors(name, annotations)]
-    spec = template.get("spec") or {}
-    containers = spec.get("containers") or []
-    if len(containers) != 1:
-        reading.errors.append(f"{where}: spec.template.spec.containers: must have exactly one container, has {len(containers)}")
-    policy = _policy_of(where, namespace, metadata, annotations, reading)
-    if len(reading.errors) > before:
-        return None
-    return LocalService(
+    found = document.get("metadata")
+    where = f"{path}: Service {(found.get('name') if isinstance(found, dict) else None) or '(without a name)'}"
+
+    def tell(text: str) -> None:
+        reading.errors.append(f"{where}: {text}")
+
+    root = Field(document, "", tell)
+    metadata, template = root["metadata"], root["spec"]["template"]
+    spec = template["spec"]
+    name, namespace = _dns_name(metadata["name"], ""), _dns_name(metadata["namespace"], "default")
+    annotations = _annotations(metadata["annotations"], template["metadata"]["annotations"], tell)
+    labels = metadata["labels"].texts()
+    service = LocalService(
         namespace=namespace,
         name=name,
-        command=tuple(shlex.split(annotations[COMMAND])),
+        command=_command(annotations.get(rules.LOCAL_COMMAND, ""), tell),
         folder=path.resolve().parent,
         annotations=annotations,
-        labels=metadata.get("labels") or {},
-        environment={e["name"]: str(e.get("value", "")) for e in containers[0].get("env") or []},
-        container_concurrency=int(spec.get("containerConcurrency") or 0),
-        timeout_seconds=int(spec.get("timeoutSeconds") or 300),
-        shards=int(annotations.get(rules.SHARDS, rules.DEFAULT_SHARDS)),
+        labels=labels,
+        environment=_environment(spec["containers"]),
+        container_concurrency=spec["containerConcurrency"].whole(0, 0, 1000),
+        timeout_seconds=spec["timeoutSeconds"].whole(300, 1, 600),
+        shards=int(annotations.get(rules.SHARDS, rules.DEFAULT_SHARDS)) if len(reading.errors) == before else 0,
         passivation_timeout=annotations.get(rules.PASSIVATION, rules.DEFAULT_PASSIVATION),
-        policy=policy,
+        policy=_policy_of(namespace, labels, annotations, reading, tell),
     )
+    return service if len(reading.errors) == before else None
 
 
-def _annotation_errors(name: str, annotations: Mapping[str, str]) -> list[str]:
-    errors = []
-    if not name:
-        errors.append("metadata.name: must be set")
+def _dns_name(given: Field, default: str) -> str:
+    name = given.text(default)
+    if not _NAME.fullmatch(name) and isinstance(given.value, str | None):
+        given.wrong("must be set, in lower case letters, digits and '-', beginning with a letter, 63 characters at most")
+    return name
+
+
+def _annotations(of_service: Field, of_template: Field, tell: Callable[[str], None]) -> dict[str, str]:
+    """Those of the Service and of its template together, after the rules that admission and Knative have for them."""
+    outer, inner = of_service.texts(), of_template.texts()
+    for key in outer:
+        if key.startswith(autoscaling.PREFIX):
+            tell(f"annotation {key}: belongs in spec.template.metadata.annotations: Knative takes it from nowhere else")
+    annotations = {**outer, **inner}
     if not rules.enabled(annotations):
-        errors.append('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
-    if not annotations.get(COMMAND, "").strip():
-        errors.append(f"annotation {COMMAND}: must be the command line that starts the user function locally")
-    return errors + rules.errors(annotations, {COMMAND: ""})
+        tell('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
+    for problem in (*rules.errors(annotations), *autoscaling.errors(annotations).values()):
+        tell(problem if problem.startswith("annotation") else f"annotation {problem}")
+    return annotations
+
+
+def _command(line: str, tell: Callable[[str], None]) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(line))
+    except ValueError as error:
+        tell(f"annotation {rules.LOCAL_COMMAND}: {line!r} is not a command line: {error}")
+        return ()
+    if not words:
+        tell(f"annotation {rules.LOCAL_COMMAND}: must be the command line that starts the user function locally")
+    return words
+
+
+def _environment(given: Field) -> dict[str, str]:
+    """Environment variables of the one container."""
+    containers = given.items()
+    if len(containers) != 1:
+        given.wrong(f"must have exactly one container, has {len(containers)}")
+        return {}
+    environment = {}
+    for variable in containers[0]["env"].items():
+        name = variable["name"].text()
+        if (not name or "=" in name) and isinstance(variable["name"].value, str | None):
+            variable["name"].wrong("must be the name of an environment variable")
+        if variable["valueFrom"].value is not None:
+            variable["valueFrom"].wrong("cannot be looked up on one machine: give a value")
+        environment[name] = variable["value"].text()
+    return environment
 
 
 def _policy_of(
-    where: str, namespace: str, metadata: Mapping[str, Any], annotations: Mapping[str, str], reading: _Reading
+    namespace: str, labels: Mapping[str, str], annotations: Mapping[str, str], reading: _Reading, tell: Callable[[str], None]
 ) -> Policy | None:
     """The policy named by annotation, else the one whose selector matches, else None."""
     wanted = annotations.get(rules.POLICY)
     if wanted is not None:
         if (namespace, wanted) not in reading.policies:
-            reading.errors.append(
-                f"{where}: annotation cloudstate.io/policy: {wanted!r} must name an AutoscalingPolicy in namespace {namespace}"
-            )
+            tell(f"annotation {rules.POLICY}: {wanted!r} must name an AutoscalingPolicy in namespace {namespace}")
         return reading.policies.get((namespace, wanted))
-    labels = metadata.get("labels") or {}
     matching = [p for (space, _), p in sorted(reading.policies.items()) if space == namespace and p.matches(labels)]
     return matching[0] if matching else None

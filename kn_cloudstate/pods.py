@@ -1,7 +1,7 @@
 """Pods of a local service: each is a user function process and a stateful proxy process, started and stopped together.
 
 A pod ends as a whole: when one of its processes dies the other is killed, and the end is reported with proof, so that shards move
-at once. Output goes to one log file per pod.
+at once. Output goes to one log file per pod. Pods that end unasked soon after their start are replaced ever more slowly.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import pathlib
 import signal
@@ -22,11 +23,22 @@ from typing import IO
 from autoscaler.fleet import Phase
 from autoscaler.scaling_loop import Pod
 from kn_cloudstate.manifests import LocalService
+from kn_cloudstate.preconditions import PYTHON
+from kn_cloudstate.process_log import ProcessLog
 
 log = logging.getLogger(__name__)
 
 STOP_LIMIT = 15.0
 """Seconds a process may take to end after SIGTERM before it is killed."""
+EARLY = 10.0
+"""Seconds after its start in which a pod that ends unasked counts as one that cannot run."""
+BACKOFF_FIRST, BACKOFF_LAST = 1.0, 10.0
+"""Seconds until the next pod is started after the second such pod in a row, doubled with each more, and at most."""
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many pods in a row that could not run (pure)."""
+    return 0.0 if failures < 2 else min(BACKOFF_LAST, BACKOFF_FIRST * 2.0 ** min(failures - 2, 10))
 
 
 def free_port() -> int:
@@ -40,6 +52,7 @@ def free_port() -> int:
 @dataclass(slots=True)
 class _Running:
     pod: Pod
+    log: ProcessLog
     function: asyncio.subprocess.Process
     proxy: asyncio.subprocess.Process
     ended: asyncio.Task[None] | None = None
@@ -61,29 +74,54 @@ class LocalPods:
     ) -> None:
         self._service, self._environment, self._logs, self._clock, self._on_end = service, environment, logs, clock, on_end
         self._running: dict[str, _Running] = {}
-        self._count = 0
+        self._count = self._failures = 0
+        self._not_before = -math.inf
         self.started_total = 0
 
     def pods(self) -> Sequence[Pod]:
         """Pods that have been started and have not ended."""
         return [running.pod for running in self._running.values()]
 
+    def log_of(self, name: str) -> ProcessLog:
+        """The log of a pod that has not ended."""
+        return self._running[name].log
+
     async def start(self) -> None:
-        """Spawn both processes of one more pod."""
+        """Spawn both processes of one more pod; nothing while the last ones could not run and the next must wait."""
+        if self._clock() < self._not_before:
+            return
         self._count += 1
-        self.started_total += 1
         name = f"{self._service.revision}-{self._count:04d}"
-        port = free_port()
-        with (self._logs / f"{name}.log").open("ab") as output:
-            function = await self._spawn_function(port, output)
-            proxy = await self._spawn_proxy(name, port, output)
-        running = _Running(Pod(name, Phase.STARTING, self._clock()), function, proxy)
+        output = ProcessLog(self._logs / f"{name}.log")
+        try:
+            running = await self._spawn_pod(name, output)
+        except OSError as error:
+            log.warning("pod %s: cannot be started: %s", name, error)
+            self._failed()
+            return
+        self.started_total += 1
         self._running[name] = running
         running.ended = asyncio.create_task(self._watch(name, running))
 
+    def _failed(self) -> None:
+        self._failures += 1
+        self._not_before = self._clock() + backoff(self._failures)
+
+    async def _spawn_pod(self, name: str, output: ProcessLog) -> _Running:
+        """OSError when a process or the log cannot be made; then none is left."""
+        port = free_port()
+        with output.open() as file:
+            function = await self._spawn_function(port, file)
+            try:
+                proxy = await self._spawn_proxy(name, port, file)
+            except OSError:
+                _signal(function, signal.SIGKILL)
+                raise
+        return _Running(Pod(name, Phase.STARTING, self._clock()), output, function, proxy)
+
     async def _spawn_function(self, port: int, output: IO[bytes]) -> asyncio.subprocess.Process:
         command = self._service.command
-        program = sys.executable if command[0] in {"python", "python3"} else command[0]
+        program = sys.executable if command[0] in PYTHON else command[0]
         environment = {**os.environ, **self._service.environment, "PORT": str(port), "HOST": "127.0.0.1"}
         return await _spawn([program, *command[1:]], environment, output, self._service.folder)
 
@@ -134,9 +172,10 @@ class LocalPods:
         """Wait for the pod's end; the first process to go takes the other with it."""
         waits = {asyncio.create_task(running.proxy.wait()), asyncio.create_task(running.function.wait())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        asked = running.pod.phase is Phase.STOPPING
-        if not asked:
-            log.warning("pod %s: a process ended unasked; the pod is taken down", name)
+        if running.pod.phase is Phase.STOPPING:
+            self._failures = 0
+        else:
+            self._tell_end(name, running)
             _signal(running.proxy, signal.SIGKILL)
         _signal(running.function, signal.SIGTERM)
         _, late = await asyncio.wait(waits, timeout=STOP_LIMIT)
@@ -145,6 +184,17 @@ class LocalPods:
             await asyncio.wait(waits)
         del self._running[name]
         self._on_end(name)
+
+    def _tell_end(self, name: str, running: _Running) -> None:
+        """A pod has ended unasked: say which process went, how, and its last words."""
+        what, process = ("user function", running.function) if running.function.returncode is not None else ("proxy", running.proxy)
+        code = process.returncode or 0
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended unasked with exit code {code}"
+        log.warning("pod %s: its %s %s, and the pod is taken down: %s", name, what, how, running.log.reason())
+        if self._clock() - running.pod.started_at < EARLY:
+            self._failed()
+        else:
+            self._failures = 0
 
 
 async def _spawn(

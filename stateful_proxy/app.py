@@ -33,6 +33,8 @@ from stateful_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
 
+LATE = 3.0
+"""Seconds after which a proxy that is not ready says so in its log."""
 TICK = 1.0
 """Seconds between heartbeats and looks for idle entities."""
 GRACE = 10.0
@@ -72,8 +74,11 @@ class Proxy:
     def _begin(self) -> None:
         settings = self.settings
         self._function = self._transport.connect(settings.function)
-        self._discovery = Discovery(self._transport, self._function, settings.function, _version(), self._discovered)
+        self._discovery = Discovery(
+            self._transport, self._function, settings.function, _version(), self._discovered, self._replaced, self._function_changed
+        )
         self._discovery.start()
+        self._transport.after(LATE, self._tell_late)
         self._on_journal_event = open_journal(
             settings.journal, settings.service, settings.shards, self._transport, self._journal_opened, settings.journal_password
         )
@@ -81,6 +86,21 @@ class Proxy:
     def _discovered(self, model: ServiceModel) -> None:
         self._model = model
         self._serve_if_complete()
+
+    def _replaced(self, reason: str) -> None:
+        """The function is another one: give everything up and end, so that whoever runs this process starts it anew."""
+        log.error("%s", reason)
+        self.failure = reason
+        self._drain(at_once=True)
+
+    def _function_changed(self) -> None:
+        if self._entities is not None and self._health is not None:
+            self._entities.closed = self._discovery.problem
+            self._health.changed()
+
+    def _tell_late(self) -> None:
+        if problem := self.problem():
+            log.warning("not ready after %g s: %s", LATE, problem)
 
     def _journal_opened(self, result: Journal | JournalError) -> None:
         if isinstance(result, JournalError):
@@ -170,6 +190,8 @@ class Proxy:
                         dispatch.on_event(event)
                         continue
                     if (kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED or kind == api.CALL_CANCELLED) and entities.on_event(event):
+                        if kind == api.STREAM_CLOSED:
+                            self._discovery.again(lost=event[3][3] or event[3][0] == Status.UNAVAILABLE)
                         continue
                 self._rare(event)
             except Exception:
@@ -205,6 +227,8 @@ class Proxy:
             return self._discovery.problem
         if self._journal is None:
             return f"journal {shown(self.settings.journal)}: is not open yet"
+        if self._discovery.problem:
+            return self._discovery.problem
         if self._coordinator is not None and not self._coordinator.joined:
             return self._coordinator.problem
         return "" if self._dispatch is not None else "starting"
@@ -250,7 +274,8 @@ class Proxy:
         """From any thread: hand over every shard, then end calls and set `ended`."""
         self._transport.post(self._drain)
 
-    def _drain(self) -> None:
+    def _drain(self, at_once: bool = False) -> None:
+        """`at_once`: take no further command, and do not wait for the leader to choose successors."""
         if self._draining:
             return
         self._draining = True
@@ -262,6 +287,8 @@ class Proxy:
             return
         self._coordinator.draining = True
         self._ownership.leave()
+        if at_once:
+            self._ownership.drain_all()
         self._coordinator.beat()
         self._transport.after(HANDOVER_LIMIT, self._give_up)
         self._await_handover(deadline)

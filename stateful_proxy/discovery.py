@@ -1,4 +1,8 @@
-"""Asks the user function what it serves: again and again until it answers, then checks the answer and tells the function what is wrong."""
+"""Asks the user function what it serves: again and again until it answers, then checks the answer and tells the function what is wrong.
+
+A function may end and come back as another one. Whenever it ends a stream unasked it is asked anew; one that answers otherwise than
+before is not served by this proxy any more, since entities, routes and reflection follow the first answer.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Transport
-from stateful_proxy.service import SUPPORTED, InvalidSpec, ServiceModel, model_of
+from stateful_proxy.service import SUPPORTED, InvalidSpec, ServiceModel, difference, model_of
 
 log = logging.getLogger(__name__)
 
@@ -18,29 +22,60 @@ DISCOVER = "/cloudstate.EntityDiscovery/discover"
 REPORT_ERROR = "/cloudstate.EntityDiscovery/reportError"
 RETRY_FIRST, RETRY_LAST = 0.05, 5.0
 """Seconds between attempts: a local function is up within a second, an absent one is not hammered."""
+REST = 1.0
+"""Seconds between an answer and the next question: a function that ends stream after stream is not hammered either."""
 ANSWER_LIMIT = 10.0
 """Seconds that one attempt may take."""
 
 
 class Discovery:
-    """One discovery from the first attempt to a model. `problem` says why there is none yet."""
+    """One function's discovery. `problem` says why commands cannot be given to it now; `changed` is called whenever it has changed.
 
-    def __init__(self, transport: Transport, function: int, target: str, version: str, on_model: Callable[[ServiceModel], None]) -> None:
-        self.problem = f"user function at {target}: has not answered discovery yet"
-        self._transport, self._function, self._target, self._on_model = transport, function, target, on_model
+    `on_model` is called once, with the first good answer; `on_other` when the function has come back as another, with what is wrong.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        function: int,
+        target: str,
+        version: str,
+        on_model: Callable[[ServiceModel], None],
+        on_other: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._where = f"user function at {target}"
+        self.problem = f"{self._where}: has not answered discovery yet"
+        self._transport, self._function = transport, function
+        self._on_model, self._on_other, self._changed = on_model, on_other, changed
         self._question = entity_pb2.ProxyInfo(
             protocol_minor_version=2, proxy_name="cloudstate-knative", proxy_version=version, supported_entity_types=SUPPORTED
         ).SerializeToString()
+        self._model: ServiceModel | None = None
         self._stream = 0
         self._answer: bytes | None = None
         self._retry = RETRY_FIRST
+        self._busy = self._wanted = False
+        """A question is out or about to go out; another is wanted after it."""
 
     def start(self) -> None:
-        """Ask once; asks itself again while there is no answer."""
-        self._answer = None
+        """Ask once; asks itself again while there is no good answer."""
+        self._busy, self._wanted, self._answer = True, False, None
         self._stream = self._transport.open(self._function, DISCOVER, timeout=ANSWER_LIMIT)
         self._transport.send(self._stream, self._question)
         self._transport.half_close(self._stream)
+
+    def again(self, lost: bool) -> None:
+        """The function has ended a stream unasked; `lost`: it could not be reached, and may be another when it is back."""
+        if self._model is None:
+            return
+        if lost:
+            self._tell(f"{self._where}: the connection was lost; it is asked again what it serves")
+        self._wanted = True
+        if lost or not self._busy:
+            self._retry = RETRY_FIRST
+        if not self._busy:
+            self.start()
 
     def on_event(self, event: Event) -> bool:
         """Handle an event of the discovery call; False when it belongs to another."""
@@ -50,11 +85,13 @@ class Discovery:
         if kind == api.STREAM_MESSAGE:
             self._answer = data
         elif self._answer is None or detail[0] != api.Status.OK:
-            self.problem = f"user function at {self._target}: discovery failed: {detail[1] or detail[0]}"
+            late = detail[0] == api.Status.DEADLINE_EXCEEDED
+            why = f"has not answered discovery within {ANSWER_LIMIT:g} s" if late else f"discovery failed: {detail[1] or detail[0]}"
+            self._tell(f"{self._where}: {why}")
             self._transport.after(self._retry, self.start)
             self._retry = min(RETRY_LAST, self._retry * 1.5)
         else:
-            self._stream = 0
+            self._stream, self._retry = 0, RETRY_FIRST
             self._check(self._answer)
         return True
 
@@ -62,12 +99,40 @@ class Discovery:
         try:
             model = model_of(entity_pb2.EntitySpec.FromString(answer))
         except (InvalidSpec, DecodeError) as error:
-            self.problem = f"user function at {self._target}: cannot be served: {error}"
-            log.error("%s", self.problem)
-            self.report_error(str(error))
+            self._wrong(f"cannot be served: {error}", str(error))
             return
-        self.problem = ""
-        self._on_model(model)
+        if self._model is not None and (other := difference(self._model, model)):
+            self._wrong(f"came back as another: {other}", "")
+            return
+        first, self._model = self._model is None, self._model or model
+        if not self._wanted:  # else the answer may be that of a function which has gone since
+            self._tell("")
+        self._transport.after(REST, self._rested)
+        if first:
+            self._on_model(model)
+
+    def _rested(self) -> None:
+        self._busy = False
+        if self._wanted:
+            self.start()
+
+    def _wrong(self, problem: str, report: str) -> None:
+        """An answer that cannot be served: told once, and asked for again, since the function may be mended and restarted."""
+        problem = f"{self._where}: {problem}"
+        if self._model is not None:
+            self._tell(problem)
+            self._on_other(f"{problem}; a proxy serves what it found first, and starts anew for anything else")
+            return
+        if problem != self.problem:
+            log.error("%s", problem)
+            self.report_error(report)
+        self._tell(problem)
+        self._transport.after(RETRY_LAST, self.start)
+
+    def _tell(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self._changed()
 
     def report_error(self, text: str) -> None:
         """Tell the function about a mistake of its own; whether it listens does not matter."""

@@ -93,6 +93,8 @@ class Entities:
         self._busy_seconds: dict[int, float] = defaultdict(float)
         self._loads: dict[int, float] = {}
         self._loads_at = time.monotonic()
+        self.closed = ""
+        """Why no entity may be brought to life just now: the function is away, or may be another one."""
         self.passivated = self.regressed = self.fenced = self.commands = 0
 
     @property
@@ -115,6 +117,9 @@ class Entities:
         key = EntityKey(method.persistence_id, entity_id)
         entity = self._entities.get(key)
         if entity is None:
+            if self.closed:
+                self._transport.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.closed}")
+                return
             entity = self._create(key, method, shard, token)
         elif entity.leaving:
             self._refuse(call, "draining")
@@ -151,16 +156,12 @@ class Entities:
             return
         if isinstance(outcome, Active):
             self._settle(entity, outcome.seq)
-            entity.seq, entity.next_id, entity.state = outcome.seq, 1, State.IDLE
+            entity.state = State.IDLE
             if entity.leaving or not entity.mailbox:
                 self._refuse_waiting(entity)
                 self._leave(entity)
                 return
-            entity.stream = self._transport.open(self._function, HANDLE)
-            self._by_stream[entity.stream] = entity
-            for message in opening(entity, outcome):
-                self._transport.send(entity.stream, message)
-            self._next(entity)
+            self._open(entity, outcome)
         elif isinstance(outcome, Fenced):
             self._settle_fenced(entity)
             self._lost(entity, outcome.epoch)
@@ -169,6 +170,18 @@ class Entities:
                 self._finish(entity.current, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}; {IN_DOUBT}")
                 self._done(entity)
             self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+
+    def _open(self, entity: Entity, active: Active) -> None:
+        """Give the function the entity as the journal has it."""
+        entity.seq, entity.next_id, entity.state = active.seq, 1, State.IDLE
+        if self.closed:
+            self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: {self.closed}")
+            return
+        entity.stream = self._transport.open(self._function, HANDLE)
+        self._by_stream[entity.stream] = entity
+        for message in opening(entity, active):
+            self._transport.send(entity.stream, message)
+        self._next(entity)
 
     def _settle(self, entity: Entity, seq: int) -> None:
         """After an append whose outcome was unknown: the journal tells now whether it happened."""
@@ -452,12 +465,7 @@ class Entities:
 
         def rebuilt(outcome: Outcome) -> None:
             if isinstance(outcome, Active) and self._entities.get(entity.key) is entity and not entity.leaving:
-                entity.seq, entity.next_id, entity.state = outcome.seq, 1, State.IDLE
-                entity.stream = self._transport.open(self._function, HANDLE)
-                self._by_stream[entity.stream] = entity
-                for message in opening(entity, outcome):
-                    self._transport.send(entity.stream, message)
-                self._next(entity)
+                self._open(entity, outcome)
             else:
                 self._activated(entity, outcome)
 

@@ -52,6 +52,8 @@ class ServiceModel:
     pool: descriptor_pool.DescriptorPool
     name: str
     library: str
+    files: Mapping[str, bytes]
+    """The function's descriptors by file name, serialized."""
 
     def key(self, method: MethodInfo, payload: bytes) -> str:
         """The entity key in a request; '' when it is missing. MalformedMessage when the request does not parse."""
@@ -76,7 +78,8 @@ def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
     version = (spec.service_info.protocol_major_version, spec.service_info.protocol_minor_version)
     if version not in ((0, 0), (0, 1), (0, 2)):
         raise InvalidSpec(f"protocol version {version[0]}.{version[1]}: this proxy speaks 0.1 and 0.2")
-    pool = _pool(spec.proto)
+    files = _files(spec.proto)
+    pool = _pool(files)
     methods: dict[str, MethodInfo] = {}
     owners: dict[str, str] = {}
     for entity in spec.entities:
@@ -90,15 +93,33 @@ def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
         owners[persistence_id] = entity.service_name
     info = spec.service_info
     library = f"{info.support_library_name} {info.support_library_version}".strip()
-    return ServiceModel(methods, sorted({m.service for m in methods.values()}), pool, info.service_name, library)
+    services = sorted({m.service for m in methods.values()})
+    return ServiceModel(methods, services, pool, info.service_name, library, {f.name: f.SerializeToString() for f in files})
 
 
-def _pool(serialized: bytes) -> descriptor_pool.DescriptorPool:
-    """A pool with every file of a set, whatever their order."""
+def difference(before: ServiceModel, after: ServiceModel) -> str:
+    """What a function serves otherwise than before, the weightiest first; '' when it is the same."""
+    for path, method in before.methods.items():
+        if path not in after.methods:
+            return f"{path} is gone"
+        if after.methods[path] != method:
+            return f"{path} is not what it was"
+    added = sorted(after.methods.keys() - before.methods.keys())
+    if added:
+        return f"{', '.join(added)} came"
+    changed = sorted(name for name in before.files.keys() | after.files.keys() if before.files.get(name) != after.files.get(name))
+    return f"the descriptors of {', '.join(changed)} are not what they were" if changed else ""
+
+
+def _files(serialized: bytes) -> Sequence[descriptor_pb2.FileDescriptorProto]:
     try:
-        files = descriptor_pb2.FileDescriptorSet.FromString(serialized).file
+        return descriptor_pb2.FileDescriptorSet.FromString(serialized).file
     except DecodeError as error:
         raise InvalidSpec("EntitySpec.proto: is not a serialized google.protobuf.FileDescriptorSet") from error
+
+
+def _pool(files: Sequence[descriptor_pb2.FileDescriptorProto]) -> descriptor_pool.DescriptorPool:
+    """A pool with every file of a set, whatever their order."""
     waiting = {file.name: file for file in files}
     pool, added = descriptor_pool.DescriptorPool(), set[str]()
     missing = {f"{d} (imported by {f.name})" for f in waiting.values() for d in f.dependency if d not in waiting}

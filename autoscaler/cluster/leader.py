@@ -49,7 +49,7 @@ class Leader:
         self._coordination = CoordinationServer(time.monotonic, self._keep)
         self._store = ShardMapStore(client, self._methods)
         self._services = Services(self._coordination, self._store)
-        self._network = Network(client)
+        self._network = Network(client, settings.endpoints)
         self._policies = Policies()
         self._defaults = Defaults()
         self._recorder = Recorder(client, "autoscaler", settings.pod)

@@ -6,18 +6,19 @@ import json
 from collections.abc import Sequence
 
 from autoscaler.cluster.naming import MANAGER
-from autoscaler.cluster.networking import Body, private_service, public_service, public_slice
+from autoscaler.cluster.networking import Body, private_service, public_endpoints, public_service, public_slice
 from cloudstate_core.kube.api import Kind, NotFound
 from cloudstate_core.kube.client import KubeClient
-from cloudstate_core.kube.kinds import ENDPOINT_SLICE, SERVICE
+from cloudstate_core.kube.kinds import ENDPOINT_SLICE, ENDPOINTS, SERVICE
 from cloudstate_core.kube.objects import Object, PodAutoscaler
 
 
 class Network:
     """Writes the network of revisions."""
 
-    def __init__(self, client: KubeClient) -> None:
-        self._client = client
+    def __init__(self, client: KubeClient, endpoints_too: bool = False) -> None:
+        """`endpoints_too`: write core Endpoints as well, for ingresses that read those (Kourier before 1.21)."""
+        self._client, self._endpoints_too = client, endpoints_too
         self._written: dict[str, dict[str, str]] = {}
         """By PodAutoscaler uid and object: what was applied last."""
 
@@ -38,6 +39,8 @@ class Network:
         await self._apply(pa, SERVICE, private_service(pa))
         if activators:
             await self._apply(pa, ENDPOINT_SLICE, public_slice(pa, activators))
+            if self._endpoints_too:
+                await self._apply(pa, ENDPOINTS, public_endpoints(pa, activators))
         return f"{ENDPOINT_SLICE.plural}/{pa.metadata.name}-activators" in self._written.get(pa.metadata.uid, {})
 
     async def _apply(self, pa: PodAutoscaler, kind: Kind[Object], body: Body) -> None:

@@ -54,6 +54,15 @@ def public_slice(pa: PodAutoscaler, activators: Sequence[str]) -> Body:
     }
 
 
+def public_endpoints(pa: PodAutoscaler, activators: Sequence[str]) -> Body:
+    """The same as an Endpoints object, for ingresses that do not read slices; the label keeps it from being copied into another slice."""
+    metadata = _metadata(pa, pa.metadata.name)
+    metadata["labels"] |= {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    http = _http(pa)
+    ports = [{"name": http["name"], "port": http["targetPort"], "protocol": "TCP"}]
+    return {"metadata": metadata, "subsets": [{"addresses": [{"ip": address} for address in sorted(activators)], "ports": ports}]}
+
+
 def slice_name(pa: PodAutoscaler) -> str:
     """Name of the EndpointSlice of `<revision>`."""
     return f"{pa.metadata.name}-activators"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 from cloudstate_core.process import SettingsError
 
 
@@ -25,6 +25,8 @@ class Settings:
     tick: float
     """Seconds between decisions on a revision."""
     kubeconfig: str = ""
+    endpoints: bool = False
+    """Write core Endpoints beside the slices, for ingresses that read those."""
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
@@ -42,6 +44,12 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
         return int(value)
 
+    def flag(name: str) -> bool:
+        value = environment.get(name, "false")
+        if value not in ("true", "false"):
+            raise SettingsError(f"{name}={value!r}: must be true or false")
+        return value == "true"
+
     tick = environment.get("AUTOSCALER_TICK", "2s")
     try:
         seconds = parse_duration(tick)
@@ -55,5 +63,6 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         port=port("AUTOSCALER_PORT", 8101),
         admin_port=port("AUTOSCALER_ADMIN_PORT", 8558),
         tick=seconds,
+        endpoints=flag("AUTOSCALER_WRITE_ENDPOINTS"),
         kubeconfig=environment.get("KUBECONFIG", ""),
     )

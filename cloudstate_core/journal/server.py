@@ -42,14 +42,14 @@ class JournalServer:
         for journal in self._journals.values():
             await asyncio.to_thread(journal.close)
 
-    def _journal(self, request: wire.Open) -> Journal:
-        """The shared journal of a keyspace; JournalError when it cannot be opened as asked."""
-        journal = self._journals.get(request.keyspace)
+    def open(self, keyspace: str, shard_count: int) -> Journal:
+        """The shared journal of a keyspace, opened now if it is not yet; JournalError when it cannot be opened as asked."""
+        journal = self._journals.get(keyspace)
         if journal is None:
-            journal = self._journals[request.keyspace] = self._open_keyspace(request.keyspace, request.shard_count)
-        elif journal.layout.shard_count != request.shard_count:
+            journal = self._journals[keyspace] = self._open_keyspace(keyspace, shard_count)
+        elif journal.layout.shard_count != shard_count:
             raise JournalError(
-                f"keyspace {request.keyspace}: has {journal.layout.shard_count} shards, asked for {request.shard_count}: "
+                f"keyspace {keyspace}: has {journal.layout.shard_count} shards, asked for {shard_count}: "
                 "the layout of a keyspace never changes"
             )
         return journal
@@ -63,7 +63,7 @@ class JournalServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame of a journal session must be `open`")
             return
         try:
-            journal = self._journal(first)
+            journal = self.open(first.keyspace, first.shard_count)
         except JournalError as error:
             yield wire.encode(wire.Rejected(str(error)))
             return

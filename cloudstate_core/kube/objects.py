@@ -78,6 +78,25 @@ class Secret(Object, frozen=True):
     type: str = ""
 
 
+class ClientConfig(Struct, frozen=True):
+    """How a webhook is reached: the part that its server keeps."""
+
+    ca_bundle: str = ""
+
+
+class AdmissionWebhook(Struct, frozen=True):
+    """One webhook of a configuration."""
+
+    name: str = ""
+    client_config: ClientConfig = ClientConfig()
+
+
+class WebhookConfiguration(Object, frozen=True):
+    """A MutatingWebhookConfiguration or ValidatingWebhookConfiguration."""
+
+    webhooks: tuple[AdmissionWebhook, ...] = ()
+
+
 class LeaseSpec(Struct, frozen=True):
     """Who leads, and since when."""
 
@@ -286,11 +305,17 @@ class AutoscalingPolicy(Object, frozen=True):
     status: dict[str, Any] = {}
 
 
+class StoreStatus(ConditionsStatus, frozen=True):
+    """Whether a store can be used, as of one generation of its spec."""
+
+    observed_generation: int = 0
+
+
 class StatefulStore(Object, frozen=True):
     """A StatefulStore; its spec is checked and read by the revision controller."""
 
     spec: dict[str, Any] = {}
-    status: ConditionsStatus = ConditionsStatus()
+    status: StoreStatus = StoreStatus()
 
 
 class ShardEntry(Struct, frozen=True, omit_defaults=True):

@@ -37,6 +37,7 @@ class Cluster:
     def __init__(self, kubeconfig: str, namespace: str) -> None:
         self.namespace = namespace
         path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
+        self.kubeconfig = kubeconfig
         self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:

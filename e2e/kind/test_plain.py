@@ -1,12 +1,16 @@
-"""Ordinary Knative services on our class, with nothing of Cloudstate about them: from and to zero, with load, every protocol through the activator."""
+"""Ordinary Knative services on our class, without a proxy: from and to zero, with load, every protocol through the activator."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import secrets
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
+import pytest
 
 from .conftest import INGRESS, LIMIT, Cluster, Json, Product, knative_service, soon
 from .test_stock_knative import count, get
@@ -55,6 +59,37 @@ async def test_a_plain_service_scales_with_load_and_back(product: Product, clust
 def ready(pods: list[Json]) -> int:
     conditions = [c for pod in pods for c in pod["status"].get("conditions", ()) if c["type"] == "Ready"]
     return sum(c["status"] == "True" for c in conditions)
+
+
+@pytest.fixture
+def class_of_all(product: Product) -> Iterator[None]:
+    """The whole cluster on our class, as an administrator would set it."""
+    knative = Cluster(product.system.kubeconfig, "knative-serving")
+    for value in ("concurrency.cloudstate.io", None):
+        patch = json.dumps({"data": {"pod-autoscaler-class": value}})
+        knative.kubectl("patch", "configmap", "config-autoscaler", "--type", "merge", "--patch", patch)
+        if value:
+            yield
+
+
+@pytest.mark.usefixtures("class_of_all")
+async def test_a_service_without_annotations_is_served_when_the_cluster_is_on_our_class(cluster: Cluster) -> None:
+    async def on_our_class() -> bool:
+        """Knative's webhooks learn of the setting a little later."""
+        name = f"hello-{secrets.token_hex(2)}"
+        cluster.apply(knative_service(name))
+        cluster.until_ready(name)
+        annotations = cluster.get("podautoscaler", f"{name}-00001")["metadata"]["annotations"]
+        if annotations.get("autoscaling.knative.dev/class") != "concurrency.cloudstate.io":
+            return False
+        assert (await get(cluster, name))[0] == 200
+        await soon(lambda: not cluster.living(name), "zero")
+        assert (await get(cluster, name))[0] == 200
+        return True
+
+    deadline = time.monotonic() + LIMIT
+    while not await on_our_class():
+        assert time.monotonic() < deadline, "the class never reached a PodAutoscaler"
 
 
 async def test_grpc_streams_through_the_activator(product: Product, cluster: Cluster) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from autoscaler.annotations import PREFIX
 from autoscaler.config import parse_config
-from autoscaler.durations import parse_duration
-from autoscaler.policy import PolicyError, parse_policy
 from autoscaler.settings import effective, placement_settings
+from cloudstate_core.durations import parse_duration
+from cloudstate_core.policy import PolicyError, parse_policy
 
 FULL = """
 apiVersion: autoscaling.cloudstate.io/v1alpha1

@@ -159,6 +159,8 @@ class PeerServer:
 
     def __init__(self, port: int = 0) -> None:
         self.release = threading.Event()
+        self.holding = threading.Event()
+        """`slow` has a message that it has not given back."""
         self.cancelled = threading.Event()
         self.produced = 0
         self.seen: list[tuple[str, list[Any]]] = []
@@ -207,6 +209,7 @@ class PeerServer:
         if not context.add_callback(self.cancelled.set):
             self.cancelled.set()
         for message in requests:
+            self.holding.set()
             while not self.release.wait(0.05):
                 if not context.is_active():
                     return
@@ -316,6 +319,12 @@ class RawClient:
         with contextlib.suppress(ConnectionError):
             self.flush()
         return True
+
+    def arrived(self) -> None:
+        """Return when the other side has read everything sent so far: it answers a PING in its turn."""
+        self.h2.ping(b"arrived?")
+        self.flush()
+        assert self.until(h2.events.PingAckReceived), "the connection has ended"
 
     def acknowledge(self, event: Any) -> None:
         """Open the windows again for received data."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -214,7 +213,7 @@ def test_a_caller_that_cancels_mid_read_leaves_the_entity_stream_alive(bench: An
     method = channel(bench.listen()).unary_unary("/test/Command")
     first = method.future(b"first", timeout=60)
     bench.wait(api.CALL)
-    time.sleep(0.1)  # the peer sits in its read by now; earlier would prove less, not fail
+    assert peer.holding.wait(30)
     first.cancel()
     bench.wait(api.CALL_CANCELLED)
     peer.release.set()

@@ -108,10 +108,10 @@ EVENT_REASONS: Kind[_Event] = Kind("events.k8s.io", "v1", "events", "Event", _Ev
     ("annotations", "said"),
     [
         ({"cloudstate.io/enabled": "yes"}, "annotation cloudstate.io/enabled: 'yes' must be \"true\" or \"false\""),
-        ({"cloudstate.io/enabled": "true", "cloudstate.io/shard": "8"}, "annotation cloudstate.io/shard: is not known; the keys are"),
+        ({"cloudstate.io/enabled": "true", "cloudstate.io/shard": "8"}, "annotation cloudstate.io/shard: no such key (its value is '8'); the keys"),
         ({"cloudstate.io/shards": "0"}, "annotation cloudstate.io/shards: '0' must be a whole number from 1 to 4096"),
         ({"cloudstate.io/passivation-timeout": "soon"}, "must be a duration above zero such as 500ms, 30s or 2m"),
-        ({"cloudstate.io/paired": "v1"}, "annotation cloudstate.io/paired: is not known"),
+        ({"cloudstate.io/paired": "v1"}, "annotation cloudstate.io/paired: no such key"),
     ],
 )
 async def test_a_service_with_a_bad_annotation_is_refused_in_a_sentence(

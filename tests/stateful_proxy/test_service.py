@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate import entity_pb2
-from stateful_proxy.service import EVENT_SOURCED, InvalidSpec, model_of
+from stateful_proxy.service import EVENT_SOURCED, InvalidSpec, difference, model_of
 
 F = descriptor_pb2.FieldDescriptorProto
 OPTION_1080, OPTION_50002 = b"\xc0\x43\x01", b"\x90\xb5\x18\x01"
@@ -159,3 +159,26 @@ def test_what_cannot_be_served_is_said(made: Any, text: str) -> None:
     with pytest.raises(InvalidSpec) as error:
         model_of(made)
     assert text in str(error.value)
+
+
+BESIDE = file("u.proto", "u", fields=(field("x", 1),))
+
+
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [
+        (spec(PLAIN), ""),
+        (spec(PLAIN, PLAIN), ""),
+        (spec(file("t.proto", fields=(KEY,), service="T"), service="t.T"), "/t.S/Do is gone"),
+        (spec(PLAIN, timeout=5), "/t.S/Do is not what it was"),
+        (spec(file("t.proto", fields=(field("id", 2, options=OPTION_1080),), service="S")), "/t.S/Do is not what it was"),
+        (spec(file("t.proto", fields=(KEY, field("more", 2)), service="S")), "the descriptors of t.proto are not what they were"),
+        (spec(PLAIN, BESIDE), "the descriptors of u.proto are not what they were"),
+    ],
+)
+def test_what_is_otherwise_than_before_is_said(after: Any, says: str) -> None:
+    assert difference(model_of(spec(PLAIN)), model_of(after)) == says
+
+
+def test_files_in_another_order_are_no_difference() -> None:
+    assert difference(model_of(spec(*FILES)), model_of(spec(*reversed(FILES)))) == ""

@@ -1,4 +1,7 @@
-"""AutoscalingPolicy: from YAML to a value; everything that is wrong is told at once, with the field's path, the value and the rule."""
+"""AutoscalingPolicy: from YAML to a value; everything that is wrong is told at once, with the field's path, the value and the rule.
+
+The autoscaler, admission and the local runner read policies by these rules, so that none takes what another refuses.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 
 METRIC_TYPES = ("Concurrency", "RequestsPerSecond", "FunctionConcurrency", "Prometheus")
 
@@ -142,13 +145,20 @@ def _checked(rule: tuple[Any, ...], value: Any) -> tuple[Any, str]:
     _, low, high, whole = rule
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None, "must be a number"
-    if not math.isfinite(value):
+    if not _finite(value):
         return None, "must be a finite number"
     if whole and value != int(value):
         return None, "must be a whole number"
     if not low <= value <= high:
         return None, f"must be at least {low:g}" if high == _INFINITE else f"must be from {low:g} to {high:g}"
     return value, ""
+
+
+def _finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _metrics(given: Any, problems: list[str]) -> tuple[Metric, ...]:
