@@ -121,14 +121,21 @@ class RevisionScaler:
                 demand.window.sample(now, max(0.0, query_value))
                 self.resting = self.resting and query_value <= 0
 
+    @property
+    def queries(self) -> list[tuple[str, ...]]:
+        """The sources of the demands that `record_external` is to be told of."""
+        return [demand.source for demand in self._backwards if demand.external]
+
     # Decisions ----------------------------------------------------------------------------------------------------------
 
     def decide(self, now: float, ready: int, replicas: int, reachable: bool = True) -> ScaleDecision:
         """How many pods to have, with `ready` pods serving and `replicas` existing; not `reachable` = no route leads here."""
         if reachable is not self._reachable or not self._begun:
             self._begin(now, ready, replicas, reachable)
-        if self.resting and not replicas:
-            return self._decision
+        if self.resting:
+            if not replicas:
+                return self._decision
+            self.resting = False
         desired, in_panic, stable, panic = 0, False, 0.0, 0.0
         for demand in self._backwards:
             stable, panic = demand.window.averages(now)
@@ -155,10 +162,11 @@ class RevisionScaler:
         return decision
 
     def _or_held(self, now: float, demand: _Demand, wanted: int) -> int:
-        """What a demand asks for; while it is not measured, what it asked for before (no data is not absence of demand)."""
+        """What a demand asks for; while it is not measured, what it asked for before, and never that the last pod goes."""
         if demand.window.fresh(now):
             demand.asked = wanted
-        return self._last if demand.asked is None else demand.asked
+            return wanted
+        return self._last if demand.asked is None else max(demand.asked, min(self._last, 1))
 
     def _begin(self, now: float, ready: int, replicas: int, reachable: bool) -> None:
         """Of the first decision: a fleet that is there is not cut down before its load has been measured, nor a first pod before it was up."""

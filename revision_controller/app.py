@@ -115,13 +115,16 @@ class RevisionController(Replica):
         stores.listen(store_changed)
         trust.queue.add("webhook")
         self._controllers = {"certificates": trust, "statefulstores": store_loop, "pairings": pairing_loop}
-        async with asyncio.TaskGroup() as group:
-            for run in (trust.run(), stores.run(), revisions.run(), *(cache.run() for cache in _matters_of_trust(client, settings, trust))):
-                group.create_task(run)
-            await stores.synced.wait()
-            await revisions.synced.wait()
-            for run in (store_loop.run(), pairing_loop.run()):
-                group.create_task(run)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for run in (trust.run(), stores.run(), revisions.run(), *(cache.run() for cache in _matters_of_trust(client, settings, trust))):
+                    group.create_task(run)
+                await stores.synced.wait()
+                await revisions.synced.wait()
+                for run in (store_loop.run(), pairing_loop.run()):
+                    group.create_task(run)
+        finally:
+            await recorder.close()
 
     def _metrics(self) -> Iterable[str]:
         yield "# TYPE cloudstate_admission_reviews_total counter\n"

@@ -24,7 +24,7 @@ class Process:
         chance = life.chance
         self.life, self.identity = life, identity
         self.machine = life.world.machine()
-        self.line = Line(delay=chance.choice([0.0, 0.01, 0.5]), lost=chance.choice([0.0, 0.1]), chance=chance)
+        self.line = Line(delay=chance.choice([0.0, 0.01, 0.5, 2.5]), lost=chance.choice([0.0, 0.1]), chance=chance)
         self.working = False
         self.acted = -1.0
         offset, rate = chance.uniform(-1e6, 1e6), 1 + chance.uniform(-DRIFT, DRIFT)
@@ -44,7 +44,7 @@ class Process:
                 self.act()
                 await asyncio.sleep(0.5)
         finally:
-            for _ in range(chance.choice([0, 0, 1, 6])):
+            for _ in range(chance.choice([0, 1, 7, 7])):
                 self.act()
                 await asyncio.sleep(0.5)
             self.working = False
@@ -121,7 +121,7 @@ def test_there_are_never_two_leaders_and_in_quiet_there_is_one(seed: int) -> Non
             life.trouble()
             assert not life.violations
         for process in life.processes:
-            process.line.down, process.line.lost = False, 0.0
+            process.line.down, process.line.lost, process.line.delay = False, 0.0, 0.1
         life.run(40 + 3 * DURATION)
         assert not life.violations
         working = [process for process in life.processes if process.working]
