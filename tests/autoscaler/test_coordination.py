@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from autoscaler.policy import parse_policy
 
 from autoscaler.coordination import CoordinationServer, RevisionSpec
 from autoscaler.fleet import Phase
@@ -20,6 +19,7 @@ from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import Pod, ScalingLoop
 from autoscaler.settings import effective
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.policy import parse_policy
 from cloudstate_core.shard_map import ShardMap
 
 SERVICE, SHARDS = "ns/cart", 16

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from autoscaler.policy import parse_policy
 
 from autoscaler.prometheus import Queries, QueryError, Source, value_of
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.settings import effective
+from cloudstate_core.policy import parse_policy
 
 LIMIT = 30.0
 

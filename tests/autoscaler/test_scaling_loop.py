@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from autoscaler.policy import parse_policy
 
 from autoscaler.fleet import Phase
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import SILENCE, Pod, ScalingLoop
 from autoscaler.settings import ScaleSettings, effective
+from cloudstate_core.policy import parse_policy
 
 PREFIX = "autoscaling.knative.dev/"
 ONE_EACH = {f"{PREFIX}window": "6s", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100"}
