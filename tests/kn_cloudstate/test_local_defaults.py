@@ -12,6 +12,7 @@ from autoscaler.settings import ScaleSettings, effective
 from cloudstate_core.annotations import LOCAL_COMMAND as COMMAND
 from kn_cloudstate.manifests import LocalService, ManifestError, load
 
+TEMPLATE = "Service cart: spec.template.metadata.annotations: "
 PREFIX = "autoscaling.knative.dev/"
 
 
@@ -110,7 +111,7 @@ def test_a_limit_of_the_config_holds_for_annotations(file: pathlib.Path) -> None
         ([service(), {"apiVersion": "v1", "kind": "Secret"}], "kind Secret of v1: must be a Service of serving.knative.dev/v1"),
         ([service({f"{PREFIX}window": "1s"})], f"Service cart: annotation {PREFIX}window: '1s' must be from 6 s to 3600 s"),
         ([service({f"{PREFIX}min-scale": 1})], f"Service cart: annotation {PREFIX}min-scale: 1 must be a text: quote it"),
-        ([service({"cloudstate.io/shards": 16})], ".annotations: cloudstate.io/shards: 16 must be a text: put it in quotes"),
+        ([service({"cloudstate.io/shards": 16})], f"{TEMPLATE}cloudstate.io/shards: 16 must be a text: put it in quotes"),
         ([service(), policy(scale={"mni": 1})], "AutoscalingPolicy p: spec.scale.mni: is not a field"),
         ([service(), {**policy(), "specs": {}}], "AutoscalingPolicy p: specs: is not a field; fields are apiVersion, kind, metadata, spec, status"),
     ],
