@@ -110,7 +110,7 @@ def test_a_limit_of_the_config_holds_for_annotations(file: pathlib.Path) -> None
         ([service(), config({}, "config-features")], "ConfigMap config-features: must be config-autoscaler"),
         ([service(), {"apiVersion": "v1", "kind": "Secret"}], "kind Secret of v1: must be a Service of serving.knative.dev/v1"),
         ([service({f"{PREFIX}window": "1s"})], f"Service cart: annotation {PREFIX}window: '1s' must be from 6 s to 3600 s"),
-        ([service({f"{PREFIX}min-scale": 1})], f"Service cart: annotation {PREFIX}min-scale: 1 must be a text: quote it"),
+        ([service({f"{PREFIX}min-scale": 1})], f"{TEMPLATE}{PREFIX}min-scale: 1 must be a text: put it in quotes"),
         ([service({"cloudstate.io/shards": 16})], f"{TEMPLATE}cloudstate.io/shards: 16 must be a text: put it in quotes"),
         ([service(), policy(scale={"mni": 1})], "AutoscalingPolicy p: spec.scale.mni: is not a field"),
         ([service(), {**policy(), "specs": {}}], "AutoscalingPolicy p: specs: is not a field; fields are apiVersion, kind, metadata, spec, status"),
