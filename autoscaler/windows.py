@@ -101,8 +101,12 @@ class LinearWindow(Window):
 
     def _grow(self, buckets: float) -> None:
         """More buckets have been measured since the windows began."""
-        self._count = min(self._count + buckets, float(self._size))
-        self._recent_count = min(self._recent_count + buckets, float(self._recent))
+        self._count += buckets
+        if self._count > self._size:
+            self._count = float(self._size)
+        self._recent_count += buckets
+        if self._recent_count > self._recent:
+            self._recent_count = float(self._recent)
         self._full = self._count == self._size and self._recent_count == self._recent
 
     def _leave_out(self, gap: float) -> float:

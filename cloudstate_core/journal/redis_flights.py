@@ -76,7 +76,7 @@ class Flights:
         if not changed and await self._repeated(flight):
             return
         self._flights.popleft()
-        self._answer(flight, "")
+        self._answer(flight, changed)
         if changed:
             raise Unfit(f"{self._where}: the server is not what it was when it was connected to: {changed}")
 

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -437,6 +438,7 @@ def test_tls_is_spoken_with_servers_that_can_be_trusted_only(
     journal = RedisJournal(redis_address(url), keyspace, SHARDS, opened.set_result)
     while "certificate verify failed" not in caplog.text:
         assert not opened.done()
+        time.sleep(0.01)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     assert opened.result(PATIENCE) is journal
     assert isinstance(run(journal, Claim(0, -1, 1, "p", b"n"), Activate(0, Token(1, b"n"), CART, b"b"))[1], Active)

@@ -105,9 +105,11 @@ async def test_it_ends_when_its_work_fails(api: FakeApi, start: Callable[[Role],
 async def test_work_that_does_not_stop_is_stopped_with_the_process(api: FakeApi, start: Callable[[Role], tuple[Replica, int]]) -> None:
     """Even when what every replica does takes its time to end."""
     acts: list[float] = []
+    clients: set[KubeClient] = set()
     over = False
 
-    async def endless(_: KubeClient) -> None:
+    async def endless(client: KubeClient) -> None:
+        clients.add(client)
         while not over:
             with contextlib.suppress(asyncio.CancelledError):
                 acts.append(time.monotonic())
@@ -136,10 +138,10 @@ async def test_work_that_does_not_stop_is_stopped_with_the_process(api: FakeApi,
     assert acts[-1] - lost < 10
     assert api.items["leases"]["part"]["spec"]["holderIdentity"] == "other"
     over = True
-    await asyncio.to_thread(bury, replica)
+    await asyncio.to_thread(bury, replica, clients)
 
 
-def bury(replica: Replica) -> None:
+def bury(replica: Replica, clients: set[KubeClient]) -> None:
     """What the end of its process would do."""
     loop = replica._loop
     tasks = asyncio.all_tasks(loop)
@@ -148,3 +150,5 @@ def bury(replica: Replica) -> None:
     loop.run_until_complete(asyncio.wait(tasks))
     for task in tasks:
         assert task.cancelled() or task.exception() is None
+    for client in clients:
+        loop.run_until_complete(client.close())
