@@ -91,20 +91,16 @@ class Decider:
         wanted = ceil(stable / self._target)
         desired = wanted if self._low <= wanted <= self._up else self._limited(wanted)
         if self.panic_since is not None:
-            desired = self._in_panic(desired, panicking)
+            limited = panicking if self._low <= panicking <= self._up else self._limited(panicking)
+            if limited > desired:
+                desired = limited
+            if desired > self.panic_maximum:
+                self.panic_maximum = desired
+            desired = self.panic_maximum
         if self._delay is not None and self.settings.reachable:
             self._delay.record(floor(now / TICK), desired)
             desired = int(self._delay.current())
         return desired
-
-    def _in_panic(self, desired: int, wanted: int) -> int:
-        """The largest wish since panic began: the scale only grows."""
-        limited = wanted if self._low <= wanted <= self._up else self._limited(wanted)
-        if limited > desired:
-            desired = limited
-        if desired > self.panic_maximum:
-            self.panic_maximum = desired
-        return self.panic_maximum
 
     def _see(self, ready: int) -> None:
         """What follows from the number of ready pods: how far the scale may go at once, and from where on it is panic."""

@@ -8,6 +8,7 @@ they meet no integers.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
 from itertools import islice
 
@@ -31,25 +32,32 @@ class Window:
 
     def record(self, now: float, value: float) -> None:
         """Add a value to the bucket of `now`."""
-        self.put(now // self._granularity, value, None)
+        self.put(now // self._granularity, value)
 
     def sample(self, now: float, value: float) -> None:
         """The value at `now` of something that goes on."""
         bucket = now // self._granularity
         gap = bucket - self._last
-        if gap:
-            self.put(bucket, value, self._value if 0.0 < gap <= self._held else None)
-            self._value = value
+        if 0.0 < gap <= self._held:
+            self.append(bucket, gap, value, self._value)
+        elif gap:
+            self.put(bucket, value)
         elif value > self._value:
-            self.put(bucket, value - self._value, None)
-            self._value = value
+            self.put(bucket, value - self._value)
+        else:
+            return
+        self._value = value
 
     def fresh(self, now: float) -> bool:
         """True when something was measured lately."""
         return now // self._granularity - self._last <= HELD
 
-    def put(self, bucket: float, value: float, held: float | None) -> None:
-        """Add a value to a bucket. `held` = what each bucket since the last one is to have; None: they were not measured."""
+    def put(self, bucket: float, value: float) -> None:
+        """Add a value to a bucket; those between it and the last one were not measured."""
+        raise NotImplementedError
+
+    def append(self, bucket: float, gap: float, value: float, held: float) -> None:
+        """Give a value to a bucket that is `gap` after the last one, and `held` to those between."""
         raise NotImplementedError
 
     def averages(self, now: float) -> tuple[float, float]:
@@ -74,19 +82,22 @@ class LinearWindow(Window):
         self._begin()
 
     def _begin(self) -> None:
-        self._totals = [0.0] * (self._size + 1)
+        self._totals = array("d", bytes(8 * (self._size + 1)))
         self._at = 0
         self._count = self._recent_count = 0.0
         self._full = False
 
-    def put(self, bucket: float, value: float, held: float | None) -> None:
+    def put(self, bucket: float, value: float) -> None:
         """Add a value to a bucket."""
         gap = bucket - self._last
-        if held is None:
-            if gap < 1:
-                self._put_late(int(-gap), value)
-                return
-            gap, held = self._leave_out(gap), 0.0
+        if gap < 1:
+            self._put_late(int(-gap), value)
+        else:
+            self._leave_out(gap)
+            self.append(bucket, 1.0, value, 0.0)
+
+    def append(self, bucket: float, gap: float, value: float, held: float) -> None:
+        """Give a value to a bucket after the last one."""
         if not self._full:
             self._grow(gap)
         at, size, totals = self._at, self._size, self._totals
@@ -109,16 +120,15 @@ class LinearWindow(Window):
             self._recent_count = float(self._recent)
         self._full = self._count == self._size and self._recent_count == self._recent
 
-    def _leave_out(self, gap: float) -> float:
-        """The buckets in a gap were not measured: zeros, or a new beginning after a whole window. Returns the gap that is left."""
+    def _leave_out(self, gap: float) -> None:
+        """The buckets in a gap were not measured: zeros, or a new beginning after a whole window."""
         if gap >= self._size:
             self._begin()
-            return 1.0
+            return
         if gap > 1:
-            self.put(self._last + gap - 1, 0.0, 0.0)
+            self.append(self._last + gap - 1, gap - 1, 0.0, 0.0)
         if gap >= self._recent:
             self._recent_count, self._full = 0.0, False
-        return 1.0
 
     def _put_late(self, back: int, value: float) -> None:
         """Add to the bucket `back` before the last one; the windows begin there if they began later."""
@@ -176,23 +186,33 @@ class WeightedWindow(Window):
         self._decay = 1 - self.alpha
         self._recent = WeightedWindow(recent, granularity) if recent is not None else None
 
-    def put(self, bucket: float, value: float, held: float | None) -> None:
+    def put(self, bucket: float, value: float) -> None:
         """Add a value to a bucket."""
         if self._recent is not None:
-            self._recent.put(bucket, value, held)
+            self._recent.put(bucket, value)
         gap = bucket - self._last
         if gap >= len(self._values):
             self._values.extend([0.0] * len(self._values))
             self._average = 0.0
-        elif gap >= 1:
-            for _ in range(int(gap) - 1):
-                self._push(held or 0.0)
-            self._push(0.0)
+        elif gap > 0:
+            self._push_all(gap, 0.0, 0.0)
         back = int(max(0.0, -gap))
         if back < len(self._values):
             self._values[-1 - back] += value
             self._average += value * self.alpha * float(self._decay**back)
             self._last = max(self._last, bucket)
+
+    def append(self, bucket: float, gap: float, value: float, held: float) -> None:
+        """Give a value to a bucket after the last one."""
+        if self._recent is not None:
+            self._recent.append(bucket, gap, value, held)
+        self._push_all(gap, value, held)
+        self._last = bucket
+
+    def _push_all(self, buckets: float, value: float, held: float) -> None:
+        for _ in range(int(buckets) - 1):
+            self._push(held)
+        self._push(value)
 
     def _push(self, value: float) -> None:
         leaving = self._values[0] * self.alpha * float(self._decay ** len(self._values))
