@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import statistics
 import subprocess
 import time
@@ -84,6 +85,19 @@ class Cluster:
         """The pods that own shards of a stateful service at present."""
         shards = self.get("shardmap", service)["spec"]["shards"]
         return sorted({entry["owner"].partition("/")[0] for entry in shards if entry.get("owner")})
+
+    def create(self, service: Json) -> None:
+        """Create a Knative Service as a user would: with `kn` where it is installed, else by the YAML that `kn` would send."""
+        if shutil.which("kn") is None:
+            self.apply(service)
+            return
+        template = service["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        command = ["kn", "service", "create", service["metadata"]["name"], "--namespace", self.namespace, "--image", container["image"], "--no-wait"]
+        for option, values in (("--annotation", template["metadata"]["annotations"]), ("--label", template["metadata"].get("labels", {}))):
+            command += [part for key, value in values.items() for part in (option, f"{key}={value}")]
+        command += [part for entry in container.get("env", ()) for part in ("--env", f"{entry['name']}={entry['value']}")]
+        subprocess.run(command, env=self._environment, check=True, timeout=LIMIT)
 
     def refusal(self, body: Json) -> str:
         """What a user is told whose object is refused."""

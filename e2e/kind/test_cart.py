@@ -23,7 +23,8 @@ PACE = {"autoscaling.knative.dev/target": "4", "autoscaling.knative.dev/max-scal
 @pytest.fixture
 async def cart(product: Product, cluster: Cluster) -> AsyncIterator[Carts]:
     """A cart service that is Ready, and a client of it."""
-    cluster.apply(product.store("carts"), cart_service("carts", PACE))
+    cluster.apply(product.store("carts"))
+    cluster.create(cart_service("carts", PACE))
     cluster.until_ready(CART)
     carts = Carts(cluster.host(CART))
     yield carts
