@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from cloudstate_core.durations import parse_duration
 from cloudstate_core.process import SettingsError
 
+SHORTEST_TICK = 0.1
+"""Seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -55,6 +58,8 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         seconds = parse_duration(tick)
     except ValueError as error:
         raise SettingsError(f"AUTOSCALER_TICK={tick!r}: must be a duration: {error}") from error
+    if seconds < SHORTEST_TICK:
+        raise SettingsError(f"AUTOSCALER_TICK={tick!r}: must be at least {SHORTEST_TICK:g}s")
     return Settings(
         pod=text("POD_NAME"),
         address=text("POD_IP"),

@@ -182,6 +182,8 @@ class Port(Struct, frozen=True):
 
     name: str = ""
     port: int = 0
+    target_port: int | str = 0
+    app_protocol: str = ""
 
 
 class ServiceSpec(Struct, frozen=True):
@@ -189,6 +191,7 @@ class ServiceSpec(Struct, frozen=True):
 
     cluster_ip: str = msgspec.field(default="", name="clusterIP")
     ports: tuple[Port, ...] = ()
+    selector: dict[str, str] = {}
 
 
 class Service(Object, frozen=True):
