@@ -233,11 +233,13 @@ class Entities:
         self._execute(entity, command)
 
     def _looked_up(self, entity: Entity, command: Command, outcome: Outcome) -> None:
-        """A command that may have been executed before is answered from the journal if it was."""
+        """A command that may have been executed before is answered from the journal if it was; never executed while nobody knows."""
         if entity.current is not command:
             return
         self._done(entity)
-        if isinstance(outcome, Found) and outcome.outcome is not None:
+        if not isinstance(outcome, Found):
+            self._finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+        elif outcome.outcome is not None:
             self._by_call.pop(command.call, None)
             self._transport.reply(command.call, outcome.outcome)
         else:

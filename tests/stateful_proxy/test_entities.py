@@ -339,6 +339,37 @@ def test_a_retry_whose_stream_ends_during_the_lookup_runs_on_a_new_one(bench: An
     assert bench.transport.answers[call].body == b"sum"
 
 
+@pytest.mark.parametrize("outcome", [Refused("the disk is full"), Unknown("the disk is full")])
+def test_a_retry_that_cannot_be_looked_up_is_not_executed(bench: Any, outcome: Any) -> None:
+    bench.call()
+    bench.reply(1, 1, events=[b"e1"])
+    bench.journal.fail(Lookup, outcome)
+    call = bench.call(command_id="c1", retry=True)
+    assert bench.transport.answers[call].status == Status.UNAVAILABLE
+    assert "the disk is full" in bench.transport.answers[call].text
+    assert bench.kinds(1) == ["init", "command"]
+    bench.call()
+    assert bench.kinds(1) == ["init", "command", "command"]
+
+
+@pytest.mark.parametrize("when", ["before", "while it is read"])
+def test_no_entity_comes_to_life_while_the_function_is_away(bench: Any, when: str) -> None:
+    bench.journal.holding = when != "before"
+    bench.entities.closed = "" if bench.journal.holding else "the function is away"
+    call = bench.call()
+    bench.entities.closed = "the function is away"
+    bench.journal.release()
+    bench.batch.flush()
+    answer = bench.transport.answers[call]
+    assert (answer.status, answer.refused) == (Status.UNAVAILABLE, False)
+    assert answer.text.endswith("not executed: the function is away")
+    assert (bench.transport.streams, bench.entities.active) == ({}, 0)
+    bench.entities.closed = ""
+    again = bench.call()
+    bench.reply(1, 1, b"sum")
+    assert bench.transport.answers[again].body == b"sum"
+
+
 @pytest.mark.parametrize("outcome", [Fenced(9), Unbound(9)])
 def test_fenced_appends_are_refused_and_the_shard_is_lost(bench: Any, outcome: Any) -> None:
     first, second = bench.call(), bench.call()

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
-import pathlib
 import signal
-import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,67 +21,7 @@ from autoscaler.coordination import CoordinationServer
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.grpc.reflection.v1alpha import reflection_pb2
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SERVICE = "com.example.shoppingcart.ShoppingCart"
-NAME = "test/cart"
-SHARDS = 32
-PATIENCE = 30.0
-BACKENDS = ["grpcio", pytest.param("native", marks=pytest.mark.skipif(importlib.util.find_spec("cloudstate_engine") is None, reason="no wheel"))]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def until(condition: Any, what: str) -> None:
-    """Wait on state, with a generous limit."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, f"after {PATIENCE:g} s still not: {what}"
-        await asyncio.sleep(0.02)
-
-
-class ProxyProcess:
-    """One proxy as a child process."""
-
-    def __init__(self, function: int, backend: str, **environment: str) -> None:
-        self.data, self.admin = free_port(), free_port()
-        self.environment = {
-            "CLOUDSTATE_USER_FUNCTION": f"127.0.0.1:{function}", "CLOUDSTATE_DATA_PORT": str(self.data), "CLOUDSTATE_PEER_PORT": "0",
-            "CLOUDSTATE_ADMIN_PORT": str(self.admin), "CLOUDSTATE_SERVICE": NAME, "CLOUDSTATE_SHARDS": str(SHARDS),
-            "CLOUDSTATE_TRANSPORT": backend, "PYTHONPATH": str(ROOT), **environment,
-        }  # fmt: skip
-
-    async def start(self) -> ProxyProcess:
-        self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "stateful_proxy", env={**os.environ, **self.environment})
-        await until(lambda: self.page("/ready")[0] == 200, f"ready: {self.page('/ready')}")
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.data}")
-        return self
-
-    def page(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
-
-    def owned(self) -> dict[str, int]:
-        status, text = self.page("/shards")
-        return dict(json.loads(text)["owned"]) if status == 200 else {}
-
-    async def call(self, method: str, request: bytes, **metadata: str) -> bytes:
-        headers = [(name.replace("_", "-"), value) for name, value in metadata.items()]
-        return bytes(await self.channel.unary_unary(f"/{SERVICE}/{method}")(request, timeout=20, metadata=headers))
-
-    async def end(self, number: int = signal.SIGTERM) -> int:
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), PATIENCE)
+from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, ROOT, SERVICE, SHARDS, ProxyProcess, free_port, until
 
 
 class Cart:

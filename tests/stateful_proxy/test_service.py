@@ -162,6 +162,8 @@ def test_what_cannot_be_served_is_said(made: Any, text: str) -> None:
 
 
 BESIDE = file("u.proto", "u", fields=(field("x", 1),))
+MORE = file("t.proto", fields=(KEY,), service="S")
+MORE.service[0].method.add(name="More", input_type=".t.M", output_type=".t.M")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,7 @@ BESIDE = file("u.proto", "u", fields=(field("x", 1),))
         (spec(PLAIN), ""),
         (spec(PLAIN, PLAIN), ""),
         (spec(file("t.proto", fields=(KEY,), service="T"), service="t.T"), "/t.S/Do is gone"),
+        (spec(MORE), "/t.S/More came"),
         (spec(PLAIN, timeout=5), "/t.S/Do is not what it was"),
         (spec(file("t.proto", fields=(field("id", 2, options=OPTION_1080),), service="S")), "/t.S/Do is not what it was"),
         (spec(file("t.proto", fields=(KEY, field("more", 2)), service="S")), "the descriptors of t.proto are not what they were"),

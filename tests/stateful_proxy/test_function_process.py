@@ -1,0 +1,312 @@
+"""Functions that cannot be served, through a real proxy: what /ready says, what clients get, what the function is told, and what mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2
+
+from autoscaler.coordination import CoordinationServer
+from cloudstate_core.journal.memory import MemoryJournal
+from cloudstate_core.journal.server import JournalServer
+from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
+from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, SHARDS, ProxyProcess, free_port, until
+
+EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
+KEY_OPTION = b"\xc0\x43\x01"
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+def spec(entity_type: str = EVENT_SOURCED, service: str = "t.S", method: str = "Count", key: bool = True) -> entity_pb2.EntitySpec:
+    """A function with one service of one method."""
+    file = descriptor_pb2.FileDescriptorProto(name="t.proto", package="t", syntax="proto3")
+    field = file.message_type.add(name="M").field.add(name="id", number=1, type=9, label=1)
+    if key:
+        field.options.MergeFromString(KEY_OPTION)
+    file.service.add(name="S").method.add(name=method, input_type=".t.M", output_type=".t.M")
+    made = entity_pb2.EntitySpec(proto=descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString())
+    made.entities.add(entity_type=entity_type, service_name=service, persistence_id="p")
+    made.service_info.protocol_minor_version = 2
+    return made
+
+
+def without(field: str) -> entity_pb2.EntitySpec:
+    made = spec()
+    made.ClearField(field)
+    return made
+
+
+def importing() -> entity_pb2.EntitySpec:
+    """Its only file imports one that is not there."""
+    made = spec()
+    files = descriptor_pb2.FileDescriptorSet.FromString(made.proto)
+    files.file[0].dependency.append("missing.proto")
+    made.proto = files.SerializeToString()
+    return made
+
+
+def garbage() -> entity_pb2.EntitySpec:
+    made = spec()
+    made.proto = b"\xff\xff"
+    return made
+
+
+class Function:
+    """A user function that says what it is told to say; each command is one event, and its answer the number of events."""
+
+    def __init__(self, says: entity_pb2.EntitySpec | None = None) -> None:
+        self.says, self.port = says, free_port()
+        self.speaks = asyncio.Event()
+        """Not set: it never answers discovery."""
+        if says is not None:
+            self.speaks.set()
+        self.asked = 0
+        self.reported: list[str] = []
+
+    async def start(self) -> None:
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        discovery: Any = {"discover": unary(self._discover), "reportError": unary(self._report)}
+        handle: Any = {"handle": stream(self._handle, event_sourced_pb2.EventSourcedStreamIn.FromString)}
+        handlers = (("cloudstate.EntityDiscovery", discovery), (EVENT_SOURCED, handle))
+        self.server.add_generic_rpc_handlers(tuple(grpc.method_handlers_generic_handler(*named) for named in handlers))
+        assert self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """End as a process does that is killed."""
+        self.speaks.set()
+        await self.server.stop(0)
+
+    async def _discover(self, request: bytes, context: Any) -> bytes:
+        self.asked += 1
+        await self.speaks.wait()
+        assert self.says is not None
+        return self.says.SerializeToString()
+
+    async def _report(self, request: bytes, context: Any) -> bytes:
+        self.reported.append(entity_pb2.UserFunctionError.FromString(request).message)
+        return b""
+
+    async def _handle(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
+        count = 0
+        async for message in requests:
+            count += message.WhichOneof("message") == "event"
+            if message.WhichOneof("message") == "command":
+                count += 1
+                out = event_sourced_pb2.EventSourcedStreamOut()
+                out.reply.command_id = message.command.id
+                out.reply.client_action.reply.payload.value = b"%d" % count
+                out.reply.events.add(type_url="json.cloudstate.io/e", value=b"{}")
+                yield out.SerializeToString()
+
+
+Make = Callable[..., ProxyProcess]
+
+
+@pytest.fixture(params=BACKENDS)
+async def proxy_of(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Makes proxies in front of a port, ended with the test."""
+    made: list[ProxyProcess] = []
+
+    def make(port: int, **environment: str) -> ProxyProcess:
+        made.append(ProxyProcess(port, request.param, **environment))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        if hasattr(proxy, "process"):
+            await proxy.end(signal.SIGKILL)
+
+
+@pytest.fixture
+async def function() -> AsyncIterator[Function]:
+    """A function that can be served, not started."""
+    made = Function(spec())
+    yield made
+    if hasattr(made, "server"):
+        await made.stop()
+
+
+async def count(proxy: ProxyProcess, method: str = "/t.S/Count", connect: bool = True, key: bytes = b"a") -> int:
+    """One command; `connect`: wait until the data port is there."""
+    request = b"\x0a" + bytes([len(key)]) + key
+    return int(await proxy.channel.unary_unary(method)(request, timeout=PATIENCE, wait_for_ready=connect))
+
+
+async def refused(proxy: ProxyProcess) -> str:
+    """The text with which a command ends that cannot be executed now."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await count(proxy, connect=False)
+    assert error.value.code() == UNAVAILABLE, error.value
+    return str(error.value.details())
+
+
+@pytest.fixture
+def silent() -> Any:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in held:
+            connection.close()
+
+
+async def test_a_port_that_never_speaks(proxy_of: Make, silent: int) -> None:
+    proxy = await proxy_of(silent).spawn(stderr=asyncio.subprocess.PIPE)
+    where = f"user function at 127.0.0.1:{silent}: "
+    assert (await proxy.ready(503)).startswith((where + "has not answered discovery yet", where + "discovery failed: "))
+    assert proxy.page("/alive") == (200, "alive\n")
+    await refused(proxy)
+    assert proxy.process.stderr is not None
+    line = await asyncio.wait_for(proxy.process.stderr.readline(), PATIENCE)
+    assert f"not ready after 3 s: {where}" in line.decode()
+    assert await proxy.end() == 0, "it can be told to stop all the same"
+
+
+async def test_a_function_that_is_not_there_yet(proxy_of: Make, function: Function) -> None:
+    proxy = await proxy_of(function.port).spawn()
+    await proxy.ready(503, f"user function at 127.0.0.1:{function.port}: discovery failed: ")
+    await refused(proxy)
+    await function.start()
+    await proxy.ready()
+    assert await count(proxy) == 1
+
+
+async def test_a_function_that_never_answers_discovery(proxy_of: Make) -> None:
+    function = Function()
+    await function.start()
+    try:
+        proxy = await proxy_of(function.port).spawn()
+        await proxy.ready(503, "has not answered discovery yet")
+        await until(lambda: function.asked == 1, "it was asked")
+        await refused(proxy)
+        function.says = spec()
+        function.speaks.set()
+        await proxy.ready()
+        assert await count(proxy) == 1
+    finally:
+        await function.stop()
+
+
+@pytest.mark.parametrize(
+    ("says", "text"),
+    [
+        (without("entities"), "the function serves no entity: EntitySpec.entities must have at least one"),
+        (without("proto"), "t.S: EntitySpec.proto does not define this service"),
+        (garbage(), "EntitySpec.proto: is not a serialized google.protobuf.FileDescriptorSet"),
+        (importing(), "EntitySpec.proto: has not all files: missing.proto (imported by t.proto)"),
+        (spec(key=False), "t.S.Count: t.M has no entity key; mark a field with (cloudstate.entity_key) = true"),
+        (spec(service="t.T"), "t.T: EntitySpec.proto does not define this service"),
+        (spec(entity_type="cloudstate.crdt.Crdt"), "t.S: entity type 'cloudstate.crdt.Crdt' is not supported; supported: " + EVENT_SOURCED),
+    ],
+    ids=["no entity", "no descriptors", "garbage", "missing import", "no key", "no such service", "unsupported type"],
+)
+async def test_a_spec_that_cannot_be_served(proxy_of: Make, says: entity_pb2.EntitySpec, text: str) -> None:
+    function = Function(says)
+    await function.start()
+    try:
+        proxy = await proxy_of(function.port).spawn()
+        found = await proxy.ready(503, "cannot be served")
+        assert found == f"user function at 127.0.0.1:{function.port}: cannot be served: {text}\n"
+        await until(lambda: function.reported, "the function is told")
+        assert function.reported == [text]
+        await refused(proxy)
+        assert proxy.page("/alive")[0] == 200
+    finally:
+        await function.stop()
+
+
+async def test_a_function_that_is_mended_is_served_without_a_restart_of_the_proxy(proxy_of: Make) -> None:
+    function = Function(spec(key=False))
+    await function.start()
+    try:
+        proxy = await proxy_of(function.port).spawn()
+        await proxy.ready(503, "has no entity key")
+        function.says = spec()
+        await proxy.ready()
+        assert await count(proxy) == 1
+        assert len(function.reported) == 1
+    finally:
+        await function.stop()
+
+
+async def test_a_function_that_restarts_as_it_was_goes_on(proxy_of: Make, function: Function) -> None:
+    await function.start()
+    proxy = await proxy_of(function.port).start()
+    assert [await count(proxy), await count(proxy)] == [1, 2]
+    await function.stop()
+    await proxy.ready(503, f"user function at 127.0.0.1:{function.port}: discovery failed")
+    assert f"user function at 127.0.0.1:{function.port}: " in await refused(proxy)
+    await function.start()
+    await proxy.ready()
+    assert await count(proxy) == 3, "nothing acknowledged is lost, nothing done twice"
+
+
+async def test_a_function_that_comes_back_as_another_ends_the_proxy(proxy_of: Make, function: Function) -> None:
+    await function.start()
+    proxy = await proxy_of(function.port).spawn(stderr=asyncio.subprocess.PIPE)
+    await proxy.ready()
+    assert await count(proxy) == 1
+    await function.stop()
+    await proxy.ready(503)
+    function.says = spec(method="Tally")
+    await function.start()
+    _, errors = await asyncio.wait_for(proxy.process.communicate(), PATIENCE)
+    assert proxy.process.returncode == 1
+    last = errors.decode().splitlines()[-1]
+    where = f"error: user function at 127.0.0.1:{function.port}: "
+    assert last == where + "came back as another: /t.S/Count is gone; a proxy serves what it found first, and starts anew for anything else"
+    again = await proxy_of(function.port).start()
+    assert await count(again, "/t.S/Tally") == 1, "its successor serves the other"
+
+
+async def test_shards_of_a_proxy_whose_function_is_another_go_to_the_next(proxy_of: Make, function: Function) -> None:
+    store = MemoryJournal(NAME, SHARDS)
+    journal, leader = JournalServer(lambda keyspace, shards: store), CoordinationServer(asyncio.get_running_loop().time)
+    leader.add_service(NAME, SHARDS, ["s"], "r1")
+    coordinates = {
+        "CLOUDSTATE_JOURNAL": f"remote:127.0.0.1:{await journal.start('127.0.0.1', 0)}",
+        "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{await leader.start('127.0.0.1', 0)}",
+        "CLOUDSTATE_REVISION": "r1",
+    }
+    task = asyncio.create_task(leader.run())
+    steady = Function(spec())
+    await steady.start()
+    await function.start()
+    try:
+        first = await proxy_of(function.port, CLOUDSTATE_POD="p1", **coordinates).start()
+        await until(lambda: len(first.owned()) == SHARDS, "it owns every shard")
+        keys = [b"%d" % n for n in range(40)]
+        assert await asyncio.gather(*(count(first, key=key) for key in keys)) == [1] * len(keys)
+        second = await proxy_of(steady.port, CLOUDSTATE_POD="p2", **coordinates).start()
+        await until(lambda: len(second.owned()) >= 8, "both own shards")
+        await function.stop()
+        function.says = spec(method="Tally")
+        await function.start()
+        assert await asyncio.wait_for(first.process.wait(), PATIENCE) == 1
+        await until(lambda: len(second.owned()) == SHARDS, "the other owns every shard")
+        assert await asyncio.gather(*(count(second, key=key) for key in keys)) == [2] * len(keys)
+    finally:
+        task.cancel()
+        await leader.stop()
+        await journal.stop()
+        await steady.stop()
