@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 
 PREFIX = "autoscaling.knative.dev/"
 KPA = "kpa.autoscaling.knative.dev"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoscaler.annotations import KPA
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 
 
 class ConfigError(ValueError):
@@ -64,7 +64,10 @@ _FIELDS = {
 
 
 def parse_config(data: Mapping[str, str]) -> Config:
-    """Read the ConfigMap's data; keys that are not the autoscaler's (`_example`) are left alone."""
+    """Read the ConfigMap's data; keys that are not the autoscaler's (`_example`) are left alone. ConfigError names what breaks a rule."""
+    for key, text in data.items():
+        if key in _FIELDS and not isinstance(text, str):
+            raise ConfigError(f"config-autoscaler: {key}: {text!r} must be a text: quote it, as in every ConfigMap")
     values = {field: _parse(key, data[key], kind) for key, (field, kind) in _FIELDS.items() if key in data}
     config = Config(**values)  # type: ignore[arg-type]
     _validate(config)

@@ -75,11 +75,17 @@ class _Service:
     step: asyncio.Task[None] | None = None
     """The present decision, or the last one: one at a time."""
 
+    @property
+    def changes_with_time(self) -> bool:
+        """Something may have to be decided or kept although nothing has happened."""
+        return not self.placement.quiet or self.placement.map.generation > self.kept.generation
+
 
 class CoordinationServer:
     """Serves CoordinationService for some services.
 
-    `on_heard(activator)` is called for each message of an activator, then `on_stats(activator, RevisionStats)` for all that it tells.
+    `on_heard(activator)` is called for each message of an activator, then `on_stats(activator, RevisionStats)` for all that it tells;
+    `on_members(service)` when the members that take calls are others than before.
     """
 
     def __init__(self, clock: Callable[[], float], persist: Persist | None = None) -> None:
@@ -87,10 +93,11 @@ class CoordinationServer:
         self._services: dict[str, _Service] = {}
         self._activators: set[_Peer] = set()
         self._wake = asyncio.Event()
-        self._touched: set[str] = set()
+        self._touched: dict[str, None] = {}
         self._server: grpc.aio.Server | None = None
         self.on_stats: Callable[[str, pb.RevisionStats], None] = lambda activator, stats: None
         self.on_heard: Callable[[str], None] = lambda activator: None
+        self.on_members: Callable[[str], None] = lambda service: None
 
     def add_service(
         self,
@@ -117,6 +124,18 @@ class CoordinationServer:
         members = PlainMembers(name)
         self._services[name] = _Service(members, (), "", (), members.map)
         return members
+
+    def rename_plain(self, old: str, new: str) -> None:
+        """Tell a service without a proxy by another name: at once, so that the old name may mean something else after. KeyError for an
+        unknown service."""
+        found = self._services.pop(old)
+        assert isinstance(found.placement, PlainMembers), f"service {old} has proxies, which know its name"
+        found.placement.rename(new)
+        found.kept, found.route = found.placement.map, b""
+        self._services[new] = found
+        self._push(found)
+        for activator in self._activators:
+            activator.sent.pop(old, None)
 
     def set_routes(self, service: str, hosts: Sequence[str], default_revision: str, revisions: Sequence[RevisionSpec]) -> None:
         """New hosts, revisions and traffic percentages; shards follow the percentages. KeyError for an unknown service."""
@@ -172,7 +191,9 @@ class CoordinationServer:
             self._wake.clear()
             names = list(self._touched)
             if loop.time() >= next_look:
-                names, next_look = list(self._services), loop.time() + TICK
+                # All that was touched, and every service that time alone may change.
+                names += [name for name, service in self._services.items() if name not in self._touched and service.changes_with_time]
+                next_look = loop.time() + TICK
             self._touched.clear()
             for name in names:
                 self._begin_step(name)
@@ -181,7 +202,7 @@ class CoordinationServer:
 
     def touch(self, service: str) -> None:
         """Something happened to a service: decide now."""
-        self._touched.add(service)
+        self._touched[service] = None
         self._wake.set()
 
     def _begin_step(self, name: str) -> None:
@@ -190,13 +211,15 @@ class CoordinationServer:
         if service is None:
             return
         if service.step is not None and not service.step.done():
-            self._touched.add(name)
+            self._touched[name] = None
             return
         service.step = asyncio.create_task(self._step(name, service))
         service.step.add_done_callback(lambda _: self._wake.set() if name in self._touched else None)
 
     async def _step(self, name: str, service: _Service) -> None:
         """Decide, keep and push for one service; a failure is logged and tried again at the next look."""
+        if self._services.get(name) is not service:
+            return
         try:
             service.placement.tick(self._clock())
             decided = service.placement.map
@@ -278,6 +301,8 @@ class CoordinationServer:
             self._update_member(service, member)
         route = self._describe(service).SerializeToString(deterministic=True)
         changed, service.route = route != service.route, route
+        if changed:
+            self.on_members(service.kept.service)
         for activator in self._activators:
             if changed or activator.sent.get(service.kept.service, -1) < service.kept.generation:
                 activator.put(pb.RouteResponse(services=[self._route_of(service, activator)]))

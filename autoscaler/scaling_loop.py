@@ -1,18 +1,21 @@
 """The loop of one revision: statistics in, a decision each tick, pods started, drained and stopped through a driver.
 
 The decisions are `RevisionScaler` and `fleet.step`; placement knows which shards a pod still owns. The same loop runs on one machine
-and on a cluster: only the `PodDriver` differs. A request at zero is decided on at once, not at the next tick.
+and on a cluster: only the `PodDriver` differs. A request at zero is decided on at once, not at the next tick. A revision at rest does not
+tick: requests, a query's value, a pod or a change of settings wake it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from autoscaler.fleet import Phase, PodView, step
+from autoscaler.prometheus import Queries, Source
 from autoscaler.revision_scaler import RevisionScaler, ScaleDecision
 from autoscaler.settings import ScaleSettings
 
@@ -60,6 +63,9 @@ class ShardsOfPods(Protocol):
     def is_member(self, pod: str) -> bool:
         """True once the pod takes commands."""
 
+    def function_concurrency_of_pod(self, pod: str) -> float:
+        """Commands at the pod's user function, on average since its last heartbeat."""
+
     def drain_pod(self, pod: str) -> None:
         """Move the pod's shards away, or free them when no other pod is left."""
 
@@ -88,14 +94,25 @@ class ScalingLoop:
         initial_scale: int = 0,
     ) -> None:
         self.state = ScalingState(wanted=initial_scale)
-        self.reachable = True
-        """False when no route leads to this revision."""
+        self._reachable = True
         self._scaler, self._driver, self._shards, self._clock, self._tick = scaler, driver, shards, clock, tick
         self._latest: dict[str, tuple[float, float]] = {}
         self._requests = 0.0
         self._heard: dict[str, float] = {}
         self._recorded_at = self._began_at = clock()
         self._poke = asyncio.Event()
+        self._queries = Queries(self._on_value, tick)
+
+    @property
+    def reachable(self) -> bool:
+        """False when no route leads to this revision."""
+        return self._reachable
+
+    @reachable.setter
+    def reachable(self, reachable: bool) -> None:
+        if reachable is not self._reachable:
+            self._reachable = reachable
+            self._poke.set()
 
     def heard(self, activator: str) -> None:
         """An activator has spoken, with statistics or to say that all is idle."""
@@ -105,12 +122,19 @@ class ScalingLoop:
         """Statistics of one activator since its last message; a first request at zero is decided on at once."""
         self._latest[activator] = (self._clock(), concurrency)
         self._requests += requests
-        if concurrency > 0 and self.state.wanted == 0:
+        if (concurrency > 0 or requests > 0) and self.state.wanted == 0:
+            self._poke.set()
+
+    def _on_value(self, source: Source, value: float) -> None:
+        """A query has a value; the first above zero at zero is decided on at once."""
+        self._scaler.record_external(self._clock(), value, source)
+        if value > 0 and self.state.wanted == 0:
             self._poke.set()
 
     def reconfigure(self, settings: ScaleSettings) -> None:
         """Decide by other settings from now on."""
         self._scaler.reconfigure(settings)
+        self._poke.set()
 
     def wake(self) -> None:
         """Decide now: something else than statistics has changed (a pod ended or became ready)."""
@@ -118,17 +142,25 @@ class ScalingLoop:
 
     async def run(self) -> None:
         """Tick until cancelled. A failing tick is logged and tried again at the next."""
-        while True:
-            try:
-                await self.tick()
-            except Exception:
-                log.exception("a scaling tick failed")
-            try:
-                await asyncio.wait_for(self._poke.wait(), self._tick)
-            except TimeoutError:
-                continue
-            finally:
-                self._poke.clear()
+        try:
+            while True:
+                self._queries.follow(self._scaler.queries)
+                try:
+                    await self.tick()
+                except Exception:
+                    log.exception("a scaling tick failed")
+                await self._pause()
+        finally:
+            await self._queries.close()
+
+    async def _pause(self) -> None:
+        """Until the next tick, or until something happens; at rest, only the latter."""
+        resting = self._scaler.resting
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._poke.wait(), None if resting else self._tick)
+        self._poke.clear()
+        if resting:
+            self._recorded_at = max(self._recorded_at, self._clock() - self._tick)
 
     async def tick(self) -> None:
         """Record, decide, act once."""
@@ -138,22 +170,23 @@ class ScalingLoop:
         if pods and silence > SILENCE:
             log.warning("no activator has reported for %.0f s: the scale stays as it is", silence)
             return
-        self._record(now)
+        self._record(now, sum(self._shards.function_concurrency_of_pod(pod.name) for pod in pods))
         self.state.draining = {p.name: at for p in pods if (at := self.state.draining.get(p.name)) is not None}
         ready = sum(self.is_ready(pod) for pod in pods)
-        decision = self._scaler.decide(now, ready=ready, replicas=len(pods), reachable=self.reachable)
+        decision = self._scaler.decide(now, ready=ready, replicas=len(pods), reachable=self._reachable)
         self.state.ready, self.state.decision, self.state.wanted = ready, decision, decision.replicas_wanted
         await self._act(now, decision.replicas_wanted, pods)
 
-    def _record(self, now: float) -> None:
-        """Give the scaler the concurrency of all activators heard lately, and the requests since the last tick.
+    def _record(self, now: float, function_concurrency: float) -> None:
+        """Give the scaler the concurrency of all activators heard lately, the requests since the last tick, and what the pods told.
 
         What an activator told last holds while it is silent; it is out of date once the activator has gone on speaking without it.
         """
         self._heard = {name: at for name, at in self._heard.items() if now - at <= SILENCE}
         self._latest = {n: e for n, e in self._latest.items() if n in self._heard and self._heard[n] - e[0] < OUT_OF_DATE}
         self.state.concurrency = sum(concurrency for _, concurrency in self._latest.values())
-        self._scaler.record(now, self.state.concurrency, self._requests / max(MIN_INTERVAL, now - self._recorded_at))
+        requests = self._requests / max(MIN_INTERVAL, now - self._recorded_at)
+        self._scaler.record(now, self.state.concurrency, requests, function_concurrency)
         self._requests, self._recorded_at = 0.0, now
 
     def is_ready(self, pod: Pod) -> bool:

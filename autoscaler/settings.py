@@ -7,19 +7,26 @@ from dataclasses import dataclass
 
 from autoscaler.annotations import PREFIX
 from autoscaler.config import Config
-from autoscaler.durations import parse_duration
 from autoscaler.placement.service import PlacementSettings
-from autoscaler.policy import Policy
 from autoscaler.targets import metric_target
+from cloudstate_core.durations import parse_duration
+from cloudstate_core.policy import Metric, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One metric that pods are wanted for. `target` = per pod to aim at, `total` = per pod at most."""
+    """One metric that pods are wanted for. `target` = per pod to aim at, `total` = per pod at most; `server`, `query` = of Prometheus."""
 
     type: str
     target: float
     total: float
+    server: str = ""
+    query: str = ""
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """What it is measured by: its type, and the server and query of a Prometheus metric."""
+        return (self.type, self.server, self.query) if self.query else (self.type,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +95,19 @@ def _demands(annotations: Mapping[str, str], policy: Policy | None, config: Conf
     metric = annotations.get(PREFIX + "metric")
     percent = annotations.get(PREFIX + "target-utilization-percentage")
     if policy is not None and policy.metrics and target is None and metric is None:
-        return tuple(
-            Demand(m.type, *metric_target(concurrency if m.type == "Concurrency" else 0, m.target, (m.utilization or 100) / 100))
-            for m in policy.metrics
-        )
+        return tuple(_demand(metric, concurrency) for metric in policy.metrics)
     rps = metric == "rps"
     fraction = float(percent) / 100 if percent is not None else config.target_fraction
     default = config.rps_target_default if rps else config.concurrency_target_default
     wanted = float(target) if target is not None else None
     kind = "RequestsPerSecond" if rps else "Concurrency"
     return (Demand(kind, *metric_target(concurrency, wanted, fraction, default, rps)),)
+
+
+def _demand(metric: Metric, concurrency: int) -> Demand:
+    limit = concurrency if metric.type == "Concurrency" else 0
+    target, total = metric_target(limit, metric.target, (metric.utilization or 100) / 100)
+    return Demand(metric.type, target, total, metric.server, metric.query)
 
 
 def placement_settings(policy: Policy | None) -> PlacementSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import activator_scenario, autoscaler_tick, balance, proxy_process
+from bench import activator_scenario, autoscaler_tick, balance, proxy_process, redis_journal
 from bench.peers import MissingToolchain
 from bench.scenarios import go_peer, interleaved, our_proxy, user_function
 from cloudstate_core.transport import create
@@ -47,6 +47,7 @@ def main() -> int:
     try:
         rows += proxy_rows(options.rounds, options.seconds)
         rows += activator_scenario.rows(options.rounds, options.seconds)
+        rows += redis_journal.rows(options.rounds)
     except MissingToolchain as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 DOMAIN = "cloudstate.io/"
 ENABLED = "cloudstate.io/enabled"
@@ -13,11 +13,17 @@ SHARDS = "cloudstate.io/shards"
 PASSIVATION = "cloudstate.io/passivation-timeout"
 PAIRED = "cloudstate.io/paired"
 """Written by admission on a revision that has got its proxy; never by people."""
+REDIS_DATABASE, REDIS_SECRET = "redis.cloudstate.io/database", "redis.cloudstate.io/secret"
+LOCAL_COMMAND = "local.cloudstate.io/command"
+"""The command line that stands for the image on one machine; without effect on a cluster, so that one file serves both."""
 DEFAULT_SHARDS, MOST_SHARDS = 256, 4096
 DEFAULT_PASSIVATION = "30s"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_SHOWN = 80
+"""Characters of a value that an error shows."""
 
 
 def _flag(value: str) -> str:
@@ -29,7 +35,7 @@ def _name(value: str) -> str:
 
 
 def _shards(value: str) -> str:
-    ok = value.isdecimal() and 1 <= int(value) <= MOST_SHARDS
+    ok = _NUMBER.fullmatch(value) and 1 <= int(value) <= MOST_SHARDS
     return "" if ok else f"must be a whole number from 1 to {MOST_SHARDS}"
 
 
@@ -40,6 +46,10 @@ def _duration(value: str) -> str:
 
 def _text(value: str) -> str:
     return "" if value.strip() else "must not be empty"
+
+
+def _database(value: str) -> str:
+    return "" if _NUMBER.fullmatch(value) else "must be the number of a Redis database"
 
 
 RULES: Mapping[str, Callable[[str], str]] = {
@@ -53,27 +63,40 @@ RULES: Mapping[str, Callable[[str], str]] = {
     "postgres.cloudstate.io/secret": _name,
     "cassandra.cloudstate.io/keyspace": _text,
     "cassandra.cloudstate.io/secret": _name,
-    "redis.cloudstate.io/database": lambda value: "" if value.isdecimal() else "must be the number of a Redis database",
-    "redis.cloudstate.io/secret": _name,
+    REDIS_DATABASE: _database,
+    REDIS_SECRET: _name,
+    LOCAL_COMMAND: _text,
 }
 """What people may set; each rule gives '' or what a value must be."""
 
 
-def errors(annotations: Mapping[str, str], known: Mapping[str, str] | None = None) -> list[str]:
+def is_ours(key: str) -> bool:
+    """True for a key of our domains."""
+    domain, slash, _ = key.partition("/")
+    return bool(slash) and (domain == "cloudstate.io" or domain.endswith(".cloudstate.io"))
+
+
+def errors(annotations: Mapping[str, str], known: Collection[str] = ()) -> list[str]:
     """What is wrong with the keys of our domains, each with key, value and rule. `known` = further keys that are taken as they are."""
     found = []
     for key, value in sorted(annotations.items()):
-        domain = key.partition("/")[0]
-        if (domain != "cloudstate.io" and not domain.endswith(".cloudstate.io")) or key in (known or {}):
+        if not is_ours(key) or key in known:
             continue
         rule = RULES.get(key)
         if rule is None:
-            found.append(f"annotation {key}: is not known; the keys are {', '.join(sorted(RULES))}")
+            found.append(f"annotation {key}: no such key (its value is {_shown(value)}); the keys are {', '.join(sorted(RULES))}")
+        elif not isinstance(value, str):
+            found.append(f"annotation {key}: {_shown(value)} must be a text: put it in quotes")
         elif problem := rule(value):
-            found.append(f"annotation {key}: {value!r} {problem}")
+            found.append(f"annotation {key}: {_shown(value)} {problem}")
     return found
 
 
 def enabled(annotations: Mapping[str, str]) -> bool:
     """True when a revision is to be paired with a proxy."""
     return annotations.get(ENABLED) == "true"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

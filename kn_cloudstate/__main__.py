@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="kn-cloudstate", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the services of some YAML files on this machine, scaled from and to zero")
-    run.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE", help="Service and AutoscalingPolicy YAML")
+    run.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE", help="YAML with Services, AutoscalingPolicies and config-autoscaler")
     run.add_argument("--port", type=port_number, default=9000, help="port of the front door on 127.0.0.1 (default 9000)")
     run.add_argument("--data", type=pathlib.Path, help="folder for journal and logs (default: a new temporary one)")
     run.add_argument("--verbose", action="store_true", help="log decisions")

@@ -88,7 +88,7 @@ class LocalInstallation:
             service.task = asyncio.create_task(service.loop.run())
 
     def _add(self, spec: LocalService, environment: dict[str, str]) -> None:
-        settings = effective(spec.annotations, spec.policy, concurrency=spec.container_concurrency)
+        settings = effective(spec.annotations, spec.policy, spec.config, spec.container_concurrency)
         placement = self._coordination.add_service(
             spec.full_name,
             shard_count=spec.shards,
@@ -105,6 +105,7 @@ class LocalInstallation:
 
         pods = LocalPods(spec, environment, self._data, time.monotonic, on_end)
         loop = ScalingLoop(RevisionScaler(settings), pods, ShardsByPod(placement), time.monotonic, self._tick)
+        loop.reachable = spec.reachable
         self.services[spec.full_name] = RunningService(spec, placement, pods, loop)
 
     def _on_stats(self, activator: str, stats: pb.RevisionStats) -> None:

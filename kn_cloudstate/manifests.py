@@ -1,4 +1,4 @@
-"""Reads the YAML that a cluster takes (Knative Service, AutoscalingPolicy) and picks what a local run needs.
+"""Reads the YAML that a cluster takes (Knative Service, AutoscalingPolicy, config-autoscaler) and picks what a local run needs.
 
 Nothing is guessed: a document of another kind, a missing command or a policy that does not exist is an error that names the
 file, the field and the rule, and all errors of all files are reported together.
@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 
 from autoscaler import annotations as autoscaling
-from autoscaler.policy import Policy, PolicyError, parse_policy
+from autoscaler.config import Config, ConfigError, parse_config
 from cloudstate_core import annotations as rules
+from cloudstate_core.policy import Policy, PolicyError, parse_policy
 from kn_cloudstate.fields import Field
 
-COMMAND = "local.cloudstate.io/command"
-"""Annotation: the command line that is the 'image' of a local service."""
+CONFIG = "config-autoscaler"
+"""Name of the ConfigMap with the defaults of all services."""
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -45,6 +46,9 @@ class LocalService:
     shards: int
     passivation_timeout: str
     policy: Policy | None = None
+    config: Config = field(default_factory=Config)
+    reachable: bool = True
+    """False when `spec.traffic` leads to no revision that runs here: the minimum does not hold then."""
 
     @property
     def full_name(self) -> str:
@@ -61,6 +65,8 @@ class LocalService:
 class _Reading:
     services: list[tuple[pathlib.Path, dict[str, Any]]] = field(default_factory=list)
     policies: dict[tuple[str, str], Policy] = field(default_factory=dict)
+    config: Config | None = None
+    """As the ConfigMap says; None without one."""
     errors: list[str] = field(default_factory=list)
 
 
@@ -98,10 +104,12 @@ def _read(path: pathlib.Path, reading: _Reading) -> None:
             reading.services.append((path, document))
         elif kind == ("autoscaling.cloudstate.io/v1alpha1", "AutoscalingPolicy"):
             _read_policy(path, document, reading)
+        elif kind == ("v1", "ConfigMap"):
+            _read_config(path, document, reading)
         else:
             reading.errors.append(
                 f"{path}: {_kind(kind)}: must be a Service of serving.knative.dev/v1 or an AutoscalingPolicy of "
-                "autoscaling.cloudstate.io/v1alpha1"
+                f"autoscaling.cloudstate.io/v1alpha1, or the ConfigMap {CONFIG}"
             )
 
 
@@ -122,6 +130,22 @@ def _read_policy(path: pathlib.Path, document: dict[str, Any], reading: _Reading
     reading.policies[namespace, policy.name] = policy
 
 
+def _read_config(path: pathlib.Path, document: dict[str, Any], reading: _Reading) -> None:
+    def tell(text: str) -> None:
+        reading.errors.append(f"{path}: ConfigMap: {text}")
+
+    root = Field(document, "", tell)
+    name = root["metadata"]["name"]
+    if name.text() != CONFIG:
+        name.wrong(f"must be {CONFIG}, the only one that a local run knows")
+    elif reading.config is not None:
+        name.wrong("has been given already")
+    try:
+        reading.config = parse_config(root["data"].texts())
+    except ConfigError as error:
+        reading.errors.append(f"{path}: {error}")
+
+
 def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) -> LocalService | None:
     """A service from its document, or None with what is wrong added to the errors."""
     before = len(reading.errors)
@@ -132,15 +156,17 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
         reading.errors.append(f"{where}: {text}")
 
     root = Field(document, "", tell)
-    metadata, template = root["metadata"], root["spec"]["template"]
+    metadata, outer = root["metadata"], root["spec"]
+    template = outer["template"]
     spec = template["spec"]
     name, namespace = _dns_name(metadata["name"], ""), _dns_name(metadata["namespace"], "default")
-    annotations = _annotations(metadata["annotations"], template["metadata"]["annotations"], tell)
+    config = reading.config or Config()
+    annotations = _annotations(metadata["annotations"], template["metadata"]["annotations"], config, tell)
     labels = metadata["labels"].texts()
     service = LocalService(
         namespace=namespace,
         name=name,
-        command=_command(annotations.get(COMMAND, ""), tell),
+        command=_command(annotations.get(rules.LOCAL_COMMAND, ""), tell),
         folder=path.resolve().parent,
         annotations=annotations,
         labels=labels,
@@ -150,6 +176,8 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
         shards=int(annotations.get(rules.SHARDS, rules.DEFAULT_SHARDS)) if len(reading.errors) == before else 0,
         passivation_timeout=annotations.get(rules.PASSIVATION, rules.DEFAULT_PASSIVATION),
         policy=_policy_of(namespace, labels, annotations, reading, tell),
+        config=config,
+        reachable=_reachable(outer["traffic"], f"{name}-00001"),
     )
     return service if len(reading.errors) == before else None
 
@@ -161,7 +189,13 @@ def _dns_name(given: Field, default: str) -> str:
     return name
 
 
-def _annotations(of_service: Field, of_template: Field, tell: Callable[[str], None]) -> dict[str, str]:
+def _reachable(traffic: Field, revision: str) -> bool:
+    """True when some traffic leads to the revision, by name or as the latest one; without `traffic` all of it does."""
+    targets = [target["revisionName"].text(revision) for target in traffic.items()]
+    return not targets or revision in targets
+
+
+def _annotations(of_service: Field, of_template: Field, config: Config, tell: Callable[[str], None]) -> dict[str, str]:
     """Those of the Service and of its template together, after the rules that admission and Knative have for them."""
     outer, inner = of_service.texts(), of_template.texts()
     for key in outer:
@@ -170,7 +204,9 @@ def _annotations(of_service: Field, of_template: Field, tell: Callable[[str], No
     annotations = {**outer, **inner}
     if not rules.enabled(annotations):
         tell('annotation cloudstate.io/enabled: must be "true" for a service to be paired with a proxy')
-    for problem in (*rules.errors(annotations, {COMMAND: ""}), *autoscaling.errors(annotations).values()):
+    limits = {"max_scale_limit": config.max_scale_limit, "allow_zero_initial_scale": config.allow_zero_initial_scale}
+    scaling = autoscaling.errors(annotations, {**limits, "pod_autoscaler_class": config.pod_autoscaler_class})
+    for problem in (*rules.errors(annotations), *scaling.values()):
         tell(problem if problem.startswith("annotation") else f"annotation {problem}")
     return annotations
 
@@ -179,10 +215,10 @@ def _command(line: str, tell: Callable[[str], None]) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(line))
     except ValueError as error:
-        tell(f"annotation {COMMAND}: {line!r} is not a command line: {error}")
+        tell(f"annotation {rules.LOCAL_COMMAND}: {line!r} is not a command line: {error}")
         return ()
     if not words:
-        tell(f"annotation {COMMAND}: must be the command line that starts the user function locally")
+        tell(f"annotation {rules.LOCAL_COMMAND}: must be the command line that starts the user function locally")
     return words
 
 

@@ -7,7 +7,8 @@ import shutil
 import socket
 import tempfile
 
-from kn_cloudstate.manifests import COMMAND, LocalService
+from cloudstate_core.annotations import LOCAL_COMMAND
+from kn_cloudstate.manifests import LocalService
 
 PYTHON = ("python", "python3")
 """Programs that stand for the interpreter that runs the installation."""
@@ -34,7 +35,7 @@ def require_program(spec: LocalService) -> None:
     program, at = spec.command[0], spec.folder
     if program not in PYTHON and shutil.which(at / program if "/" in program else program) is None:
         raise StartError(
-            f"Service {spec.name}: annotation {COMMAND}: {program!r} is no program: it must be on the PATH, or a path from {at}"
+            f"Service {spec.name}: annotation {LOCAL_COMMAND}: {program!r} is no program: it must be on the PATH, or a path from {at}"
         )
 
 

@@ -1,6 +1,7 @@
 """Certificates of the webhook: a CA of our own and a leaf for the Service's name, made anew at two thirds of their life.
 
-When to make them is a pure decision of `now`; making them uses the `cryptography` package.
+When to make them is a pure decision of `now`; making them uses the `cryptography` package. A CA signs one leaf and its key is forgotten, so
+that nothing that is stored can sign another. During a rotation callers trust the new CA and the one before it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,7 +23,7 @@ EARLY = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM: the CA that callers trust, the server's certificate and its key."""
+    """PEM: the CAs that callers trust (the leaf's own first), the server's certificate and its key."""
 
     ca: bytes
     certificate: bytes
@@ -29,16 +31,31 @@ class Certificates:
 
 
 def due(held: Certificates | None, names: Sequence[str], now: datetime) -> bool:
-    """True when certificates are missing, do not fit the names, do not parse, or have lived two thirds of their life."""
+    """True when certificates are missing, broken, do not belong together or to the names, or have lived two thirds of their life."""
     if held is None:
         return True
     try:
+        authority = x509.load_pem_x509_certificates(held.ca)[0]
         leaf = x509.load_pem_x509_certificate(held.certificate)
+        key = serialization.load_pem_private_key(held.key, None)
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+        leaf.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.ExtensionNotFound):
         return True
-    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    return set(alternative.get_values_for_type(x509.DNSName)) != set(names) or now >= begin + (end - begin) * 2 / 3
+    if key.public_key() != leaf.public_key() or set(alternative.get_values_for_type(x509.DNSName)) != set(names):
+        return True
+    begin, end = leaf.not_valid_before_utc, min(leaf.not_valid_after_utc, authority.not_valid_after_utc)
+    return not begin <= now < begin + (end - begin) * 2 / 3
+
+
+def trusted(new: Certificates, held: Certificates | None, now: datetime) -> bytes:
+    """Whom callers trust while `new` follows `held`: the new CA, and the old one as long as it is valid."""
+    try:
+        old = x509.load_pem_x509_certificates(held.ca)[:1] if held is not None else []
+    except ValueError:
+        old = []
+    valid = [ca for ca in old if ca.not_valid_before_utc <= now < ca.not_valid_after_utc]
+    return new.ca + b"".join(ca.public_bytes(serialization.Encoding.PEM) for ca in valid)
 
 
 def make(names: Sequence[str], now: datetime) -> Certificates:

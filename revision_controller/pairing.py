@@ -1,7 +1,8 @@
 """Pairs a revision with a stateful proxy: the pod that Knative will make gets a second container, which takes the port (pure).
 
 Called on the creation of a Revision, perhaps several times for the same one (Knative fills in defaults in between): pairing what is paired
-changes nothing. The user's container keeps its place, image and settings; it loses what only the container with the port may have.
+changes nothing. The user's container comes first and keeps its image and settings; it loses what only the container with the port may have.
+The revision's annotations tell afterwards which store it was paired with, also when that was the installation's default.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ CLASS = "concurrency.cloudstate.io"
 PROXY = "cloudstate-proxy"
 DATA_PORT, PEER_PORT, ADMIN_PORT = 8080, 8559, 8558
 QUEUE_PROXY_H2C = 8013
+RESERVED = frozenset((8008, 8012, 8013, 8022, 8112, 9090, 9091))
+"""Ports of queue-proxy in each pod."""
 CPU_REQUEST, MEMORY_REQUEST, LOG_LEVEL = "25m", "64Mi", "WARNING"
 FUNCTION_PORT = 8090
 """Where the user function listens when it has not chosen a port, or chose the proxy's."""
@@ -47,8 +50,7 @@ def paired(revision: Mapping[str, Any], store: Store, proxy: ProxySettings) -> B
     containers = spec.get("containers") or []
     if annotations.get(rules.PAIRED) and any(c.get("name") == PROXY for c in containers):
         return copy.deepcopy(dict(revision))
-    if any(c.get("name") == PROXY for c in containers):
-        raise PairingError(f"spec.containers: the name {PROXY} is the proxy's; call yours something else")
+    _check(metadata, annotations, containers)
     position = _with_the_port(containers)
     function = copy.deepcopy(containers[position])
     port = _function_port(function)
@@ -56,7 +58,7 @@ def paired(revision: Mapping[str, Any], store: Store, proxy: ProxySettings) -> B
     made = copy.deepcopy(dict(revision))
     others = [copy.deepcopy(c) for n, c in enumerate(containers) if n != position]
     made["spec"]["containers"] = [function, _proxy(metadata, annotations, store, proxy, port), *others]
-    made["metadata"]["annotations"] = {CLASS_KEY: CLASS, **annotations, rules.PAIRED: "v1"}
+    made["metadata"]["annotations"] = {CLASS_KEY: CLASS, **annotations, rules.STORE: store.name, rules.PAIRED: "v1"}
     return made
 
 
@@ -69,6 +71,15 @@ def patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Body]:
     if after["spec"]["containers"] != before["spec"]["containers"]:
         operations.append({"op": "replace", "path": "/spec/containers", "value": after["spec"]["containers"]})
     return operations
+
+
+def _check(metadata: Mapping[str, Any], annotations: Mapping[str, str], containers: list[Body]) -> None:
+    if not metadata.get("name"):
+        raise PairingError("metadata.name: must be set before a revision can have a proxy; generateName is not enough")
+    if (given := annotations.get(CLASS_KEY, CLASS)) != CLASS:
+        raise PairingError(f"annotation {CLASS_KEY}: {given!r} must be {CLASS} on a revision with a proxy, or be left out")
+    if any(c.get("name") == PROXY for c in containers):
+        raise PairingError(f"spec.containers: the name {PROXY} is the proxy's; call yours something else")
 
 
 def _with_the_port(containers: list[Body]) -> int:
@@ -85,7 +96,11 @@ def _with_the_port(containers: list[Body]) -> int:
 
 def _function_port(function: Body) -> int:
     ports = function.get("ports") or [{}]
+    if len(ports) > 1:
+        raise PairingError("spec.containers: the user function must have one port, has several")
     port = int(ports[0].get("containerPort") or 0)
+    if port in RESERVED:
+        raise PairingError(f"spec.containers: containerPort {port} is taken by queue-proxy in each pod; choose another")
     return port if port and port not in (DATA_PORT, PEER_PORT, ADMIN_PORT) else FUNCTION_PORT
 
 

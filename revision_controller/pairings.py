@@ -1,51 +1,117 @@
-"""The pairing reconciler: tells on each revision that asked for a proxy whether it has one, and what it still lacks."""
+"""The pairing reconciler: tells on each revision that asked for a proxy whether it has one, and what its pods still lack."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
 from cloudstate_core import annotations as rules
+from cloudstate_core.kube.api import NotFound
 from cloudstate_core.kube.cache import Cache
+from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.events import Recorder
-from cloudstate_core.kube.kinds import REVISION
-from cloudstate_core.kube.objects import Revision, StatefulStore, condition
+from cloudstate_core.kube.kinds import REVISION, SECRET
+from cloudstate_core.kube.objects import Revision, Secret, StatefulStore, condition
+from revision_controller.connection import Outcome
+from revision_controller.store_status import password_in
+from revision_controller.stores import SecretKey, StoreError, store_of
+
+YOUNG = timedelta(minutes=10)
+"""Age below which a revision is told that all is well; older ones were told before, maybe by an earlier leader."""
+AGAIN_BAD = 30.0
+"""Seconds until a Secret that is missing is looked for again."""
 
 
-def verdict(revision: Revision, store: str, found: StatefulStore | None) -> tuple[str, str, bool]:
-    """Reason, note and whether it is a warning: what there is to tell about a revision that asked for a proxy (pure)."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What there is to tell about a revision that asked for a proxy."""
+
+    reason: str
+    note: str
+    warning: bool = True
+
+
+def verdict(revision: Revision, found: StatefulStore | None, secret_problem: str = "") -> Verdict:
+    """From a revision, its store and what is wrong with the Secret that it chose for itself (pure)."""
     if rules.PAIRED not in revision.metadata.annotations:
-        note = "This revision has no proxy: it was made while admission was not in force. Deploy a new revision"
-        return "NotPaired", note, True
+        return Verdict("NotPaired", "This revision has no proxy: it was made while admission was not in force. Deploy a new revision")
+    store = revision.metadata.annotations.get(rules.STORE, "")
     if found is None:
-        return "StoreMissing", f"StatefulStore {store} is not in this namespace: the proxy cannot open its journal", True
+        return Verdict("StoreMissing", f"StatefulStore {store} is not in this namespace: the proxy cannot open its journal")
+    if secret_problem:
+        return Verdict("SecretMissing", f"annotation {rules.REDIS_SECRET}: {secret_problem}")
     ready = condition(found.status.conditions, "Ready")
     if ready is not None and ready.status == "False":
-        return "StoreNotReady", f"StatefulStore {store}: {ready.message}", True
-    return "Paired", f"Each pod of this revision has a stateful proxy; entities are kept in StatefulStore {store}", False
+        return Verdict("StoreNotReady", f"StatefulStore {store}: {ready.message}")
+    return Verdict("Paired", f"Each pod of this revision has a stateful proxy; entities are kept in StatefulStore {store}", warning=False)
+
+
+def worth_telling(now_is: Verdict, before: str, created: str | None, now: datetime) -> bool:
+    """Warnings always; that all is well after a warning, or while the revision is young (pure). `before` = reason told last, or ''."""
+    if now_is.warning or before:
+        return now_is.warning or before != now_is.reason
+    try:
+        return now - datetime.fromisoformat(created or "") < YOUNG
+    except ValueError:
+        return True
 
 
 class Pairings:
-    """Watches revisions and stores."""
+    """Looks at revisions in the light of their stores."""
 
-    def __init__(self, revisions: Cache[Revision], stores: Cache[StatefulStore], recorder: Recorder, default_store: str = "") -> None:
-        self._revisions, self._stores, self._recorder = revisions, stores, recorder
-        self.default_store = default_store
+    def __init__(self, client: KubeClient, revisions: Cache[Revision], stores: Cache[StatefulStore], recorder: Recorder) -> None:
+        self._client, self._revisions, self._stores, self._recorder = client, revisions, stores, recorder
+        self._told: dict[str, str] = {}
 
-    async def reconcile(self, key: str) -> None:
-        """Tell about one revision."""
+    async def reconcile(self, key: str) -> float | None:
+        """Tell about one revision; seconds until the next look, if time alone may change something."""
         revision = self._revisions.items.get(key)
         if revision is None or not rules.enabled(revision.metadata.annotations):
-            return
-        store = self.store_of(revision)
-        reason, note, warning = verdict(revision, store, self._stores.get(revision.metadata.namespace, store))
-        self._recorder.tell(REVISION, revision, reason, note, warning)
+            return None
+        found = self._stores.get(revision.metadata.namespace, revision.metadata.annotations.get(rules.STORE, ""))
+        found_now = verdict(revision, found, await self._secret_problem(revision, found))
+        uid, before = revision.metadata.uid, self._told.get(revision.metadata.uid, "")
+        if worth_telling(found_now, before, revision.metadata.creation_timestamp, datetime.now(UTC)):
+            if before != found_now.reason:
+                self._recorder.forget(uid)
+            self._recorder.tell(REVISION, revision, found_now.reason, found_now.note, found_now.warning)
+        self._told[uid] = found_now.reason
+        return AGAIN_BAD if found_now.reason == "SecretMissing" else None
 
-    def store_of(self, revision: Revision) -> str:
-        """Name of the revision's store."""
-        return revision.metadata.annotations.get(rules.STORE, "") or self.default_store
+    def forget(self, uid: str) -> None:
+        """A revision is gone."""
+        self._told.pop(uid, None)
+        self._recorder.forget(uid)
 
     def users_of(self, store: StatefulStore) -> list[str]:
         """Keys of the revisions that keep their entities in a store."""
+        metadata = store.metadata
         return [
             key
             for key, revision in self._revisions.items.items()
-            if revision.metadata.namespace == store.metadata.namespace and self.store_of(revision) == store.metadata.name
+            if revision.metadata.namespace == metadata.namespace and revision.metadata.annotations.get(rules.STORE) == metadata.name
         ]
+
+    async def _secret_problem(self, revision: Revision, found: StatefulStore | None) -> str:
+        """What is wrong with the Secret that a revision has chosen instead of its store's; '' when it chose none."""
+        wanted = chosen_secret(revision, found)
+        if wanted is None:
+            return ""
+        secret: Secret | None
+        try:
+            secret = await self._client.get(SECRET, revision.metadata.namespace, wanted.name)
+        except NotFound:
+            secret = None
+        held = password_in(secret, wanted)
+        return held.message if isinstance(held, Outcome) else ""
+
+
+def chosen_secret(revision: Revision, found: StatefulStore | None) -> SecretKey | None:
+    """The Secret that a revision's own annotation names, if its store makes use of it (pure)."""
+    annotations = revision.metadata.annotations
+    if found is None or rules.REDIS_SECRET not in annotations:
+        return None
+    try:
+        return store_of(found.metadata.name, found.spec, annotations).password
+    except StoreError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cloudstate_core.durations import parse_duration
 from cloudstate_core.process import SettingsError
 
 
@@ -24,6 +25,8 @@ class Settings:
     host: str = "0.0.0.0"
     names: tuple[str, ...] = ()
     """What the API server calls the webhook, when that is not its Service (a controller outside the cluster)."""
+    linger: float = 5.0
+    """Seconds that the webhook goes on answering after it was told to end: callers learn late that it does."""
     kubeconfig: str = ""
 
 
@@ -42,6 +45,16 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
         return int(value)
 
+    def seconds(name: str, default: str, most: float) -> float:
+        value = environment.get(name, default)
+        try:
+            parsed = parse_duration(value)
+        except ValueError as error:
+            raise SettingsError(f"{name}={value!r}: must be a duration: {error}") from error
+        if not 0 <= parsed <= most:
+            raise SettingsError(f"{name}={value!r}: must be from 0s to {most:g}s")
+        return parsed
+
     namespace = text("POD_NAMESPACE", "cloudstate-system")
     return Settings(
         pod=text("POD_NAME"),
@@ -52,5 +65,6 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         coordinator=text("CLOUDSTATE_COORDINATOR", f"cloudstate-autoscaler.{namespace}.svc.cluster.local:8101"),
         names=tuple(environment.get("WEBHOOK_NAMES", "").split()),
         host=environment.get("WEBHOOK_HOST", "0.0.0.0"),
+        linger=seconds("WEBHOOK_LINGER", "5s", 8.0),
         kubeconfig=environment.get("KUBECONFIG", ""),
     )

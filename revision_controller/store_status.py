@@ -3,59 +3,71 @@
 from __future__ import annotations
 
 import base64
-import logging
+import binascii
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
-
-import redis.asyncio as redis
 
 from cloudstate_core.kube.api import NotFound
 from cloudstate_core.kube.cache import Cache
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.events import Recorder
 from cloudstate_core.kube.kinds import SECRET, STATEFUL_STORE
-from cloudstate_core.kube.objects import StatefulStore, condition
-from revision_controller.stores import SecretKey, Store, StoreError, store_of
+from cloudstate_core.kube.objects import Secret, StatefulStore, condition
+from revision_controller.connection import Outcome, try_redis
+from revision_controller.stores import NotSupported, SecretKey, Store, StoreError, store_of
 
-log = logging.getLogger(__name__)
-
-CONNECT_LIMIT = 5.0
-"""Seconds a connection test may take."""
-AGAIN_GOOD, AGAIN_BAD = 300.0, 15.0
+AGAIN_GOOD, AGAIN_BAD = 300.0, 30.0
 """Seconds until the next test."""
-
-Outcome = tuple[str, str, str]
-"""Status, reason, message of the Ready condition."""
+IN_MEMORY = Outcome(True, "InMemory", "entities live as long as the one pod that holds them")
 
 
-async def try_redis(store: Store, password: str) -> Outcome:
-    """Connect, and look at what a journal needs."""
-    options: dict[str, Any] = {"socket_timeout": CONNECT_LIMIT, "socket_connect_timeout": CONNECT_LIMIT}
-    if password:
-        options["password"] = password
-    connection = redis.from_url(store.url, **options)
+def store_in(found: StatefulStore) -> Store | Outcome:
+    """What a spec says, or why no connection needs to be tried (pure)."""
     try:
-        await connection.ping()
-        policy = (await connection.config_get("maxmemory-policy")).get("maxmemory-policy", "noeviction")
-    except redis.ResponseError as error:
-        if "unknown command" in str(error).lower() or "noperm" in str(error).lower():
-            return "True", "Connected", "connected; maxmemory-policy could not be read: it must be noeviction"
-        return "False", "Refused", f"{store.url}: {error}"
-    except (redis.RedisError, OSError) as error:
-        return "False", "Unreachable", f"{store.url}: {error}"
-    finally:
-        await connection.aclose()
-    if policy != "noeviction":
-        return "False", "WouldForget", f"{store.url}: maxmemory-policy is {policy}; it must be noeviction, or entities are lost when memory is full"
-    return "True", "Connected", ""
+        store = store_of(found.metadata.name, found.spec)
+    except NotSupported as error:
+        return Outcome(False, "NotSupported", str(error))
+    except StoreError as error:
+        return Outcome(False, "Invalid", str(error))
+    return IN_MEMORY if store.kind == "inMemory" else store
+
+
+def password_in(secret: Secret | None, wanted: SecretKey) -> str | Outcome:
+    """The password that a Secret holds, or what is wrong with it (pure)."""
+    if secret is None:
+        return Outcome(False, "SecretMissing", f"Secret {wanted.name}: must exist in this namespace, with the key {wanted.key}")
+    if wanted.key not in secret.data:
+        return Outcome(False, "SecretMissing", f"Secret {wanted.name}: must have the key {wanted.key}, which holds the password")
+    try:
+        return base64.b64decode(secret.data[wanted.key]).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return Outcome(False, "SecretInvalid", f"Secret {wanted.name}: the key {wanted.key} must hold text in UTF-8")
+
+
+def status_of(found: StatefulStore, outcome: Outcome, now: datetime) -> dict[str, Any] | None:
+    """The status to write; None when it says that already. The condition's time moves only when another field of it does (pure)."""
+    state = "True" if outcome.ready else "False"
+    old = condition(found.status.conditions, "Ready")
+    same = old is not None and (old.status, old.reason, old.message) == (state, outcome.reason, outcome.message)
+    if same and found.status.observed_generation == found.metadata.generation:
+        return None
+    at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if same and old is not None and old.last_transition_time:
+        at = old.last_transition_time
+    made = {"type": "Ready", "status": state, "reason": outcome.reason, "message": outcome.message, "lastTransitionTime": at}
+    return {"observedGeneration": found.metadata.generation, "conditions": [made]}
 
 
 class StoreStatus:
     """Brings the status of StatefulStores up to date."""
 
     def __init__(
-        self, client: KubeClient, stores: Cache[StatefulStore], recorder: Recorder, try_store: Callable[[Store, str], Awaitable[Outcome]] = try_redis
+        self,
+        client: KubeClient,
+        stores: Cache[StatefulStore],
+        recorder: Recorder,
+        try_store: Callable[[Store, str], Awaitable[Outcome]] = try_redis,
     ) -> None:
         self._client, self._stores, self._recorder, self._try = client, stores, recorder, try_store
 
@@ -64,39 +76,32 @@ class StoreStatus:
         found = self._stores.items.get(key)
         if found is None:
             return None
-        state, reason, message = await self._outcome(found)
-        await self._tell(found, state, reason, message)
-        return AGAIN_GOOD if state == "True" else AGAIN_BAD
+        outcome = await self._outcome(found)
+        await self._tell(self._stores.items.get(key), found, outcome)
+        return AGAIN_GOOD if outcome.ready else AGAIN_BAD
 
     async def _outcome(self, found: StatefulStore) -> Outcome:
-        try:
-            store = store_of(found.metadata.name, found.spec)
-        except StoreError as error:
-            return "False", "Invalid", str(error)
-        if store.kind == "inMemory":
-            return "True", "InMemory", "entities live as long as the one pod that holds them"
-        password = ""
+        store = store_in(found)
+        if isinstance(store, Outcome):
+            return store
+        password: str | Outcome = ""
         if store.password is not None:
-            secret = await self._password(found.metadata.namespace, store.password)
-            if secret is None:
-                return "False", "SecretMissing", f"Secret {store.password.name}: must exist in this namespace with the key {store.password.key}"
-            password = secret
-        return await self._try(store, password)
+            password = password_in(await self._secret(found.metadata.namespace, store.password.name), store.password)
+        return password if isinstance(password, Outcome) else await self._try(store, password)
 
-    async def _password(self, namespace: str, key: SecretKey) -> str | None:
+    async def _secret(self, namespace: str, name: str) -> Secret | None:
         try:
-            secret = await self._client.get(SECRET, namespace, key.name)
+            return await self._client.get(SECRET, namespace, name)
         except NotFound:
             return None
-        return base64.b64decode(secret.data[key.key]).decode() if key.key in secret.data else None
 
-    async def _tell(self, found: StatefulStore, state: str, reason: str, message: str) -> None:
-        """Write the condition when it is another one; its time moves only then."""
-        old = condition(found.status.conditions, "Ready")
-        if old is not None and (old.status, old.reason, old.message) == (state, reason, message):
+    async def _tell(self, present: StatefulStore | None, tested: StatefulStore, outcome: Outcome) -> None:
+        """Write the outcome, unless the spec has changed meanwhile: then the next test is due already."""
+        if present is None or present.metadata.generation != tested.metadata.generation or present.metadata.uid != tested.metadata.uid:
             return
-        made = {"type": "Ready", "status": state, "reason": reason, "message": message}
-        made["lastTransitionTime"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        status = {"observedGeneration": found.metadata.generation, "conditions": [made]}
-        await self._client.merge(STATEFUL_STORE, found.metadata.namespace, found.metadata.name, {"status": status}, "status")
-        self._recorder.tell(STATEFUL_STORE, found, reason, message or "connected", warning=state != "True")
+        status = status_of(present, outcome, datetime.now(UTC))
+        if status is None:
+            return
+        await self._client.merge(STATEFUL_STORE, present.metadata.namespace, present.metadata.name, {"status": status}, "status")
+        self._recorder.forget(present.metadata.uid)
+        self._recorder.tell(STATEFUL_STORE, present, outcome.reason, outcome.message or "the store can be used", warning=not outcome.ready)

@@ -93,6 +93,8 @@ class Entities:
         self._busy_seconds: dict[int, float] = defaultdict(float)
         self._loads: dict[int, float] = {}
         self._loads_at = time.monotonic()
+        self.function_concurrency = 0.0
+        """Commands at the user function, on average between the last two calls of `load`."""
         self.closed = ""
         """Why no entity may be brought to life just now: the function is away, or may be another one."""
         self.passivated = self.regressed = self.fenced = self.commands = 0
@@ -101,11 +103,6 @@ class Entities:
     def active(self) -> int:
         """Entities in memory."""
         return len(self._entities)
-
-    @property
-    def function_concurrency(self) -> float:
-        """Commands at the user function, on average, smoothed as `load` does it; as of its last call."""
-        return sum(self._loads.values())
 
     # Commands -----------------------------------------------------------------------------------------------------------
 
@@ -554,7 +551,12 @@ class Entities:
         """Handler seconds per second of each shard, smoothed over calls of this method, plus a little for each entity in memory."""
         elapsed = max(1e-3, now - self._loads_at)
         self._loads_at = now
+        for entity in set(self._by_call.values()):
+            if entity.state is State.BUSY:
+                self._busy_seconds[entity.shard] += now - entity.started
+                entity.started = now
         fresh = {shard: seconds / elapsed for shard, seconds in self._busy_seconds.items()}
+        self.function_concurrency = sum(fresh.values())
         self._busy_seconds.clear()
         shards = fresh.keys() | self._loads.keys() | self._by_shard.keys()
         smoothed = {s: 0.7 * self._loads.get(s, 0.0) + 0.3 * fresh.get(s, 0.0) for s in shards}

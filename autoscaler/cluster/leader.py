@@ -1,6 +1,7 @@
 """What the leading autoscaler does: every PodAutoscaler of our class gets its network, its scale, its status, and its shards their owners.
 
 Everything is made anew when a replica begins to lead and torn down when it stops: no state survives a lost lease but what the API server keeps.
+Proxies and activators are let in once every revision has been looked at, so that nobody hears of half a service.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 from autoscaler.cluster import naming, pa_status
 from autoscaler.cluster.defaults import Defaults
-from autoscaler.cluster.network import Network
+from autoscaler.cluster.network import Network, Path
 from autoscaler.cluster.networking import chosen, leader_slice
+from autoscaler.cluster.pa_status import Observed
 from autoscaler.cluster.policies import Policies, status_of, users_of
 from autoscaler.cluster.revision import Revision
 from autoscaler.cluster.services import Services
@@ -36,6 +38,10 @@ from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 log = logging.getLogger(__name__)
 
 SERVICE = "cloudstate-autoscaler"
+FIRST_PASS = 10.0
+"""Seconds after which proxies and activators are let in although not every revision has been looked at."""
+FOREIGN_AGAIN = 2.0
+"""Seconds between looks at a revision whose Service is somebody else's."""
 ACTIVATORS = "app.kubernetes.io/component=activator,app.kubernetes.io/part-of=cloudstate-knative"
 
 
@@ -49,20 +55,24 @@ class Leader:
         self._coordination = CoordinationServer(time.monotonic, self._keep)
         self._store = ShardMapStore(client, self._methods)
         self._services = Services(self._coordination, self._store)
-        self._network = Network(client)
         self._policies = Policies()
         self._defaults = Defaults()
         self._recorder = Recorder(client, "autoscaler", settings.pod)
         self._pas = Cache(client, kinds.POD_AUTOSCALER)
         self._pods = Cache(client, kinds.POD, labels=naming.REVISION)
         self._deployments = Cache(client, kinds.DEPLOYMENT, labels=naming.REVISION)
-        self._slices = Cache(client, kinds.ENDPOINT_SLICE, labels=f"endpointslice.kubernetes.io/managed-by={naming.MANAGER}")
+        self._own_services = Cache(client, kinds.SERVICE, labels=f"{naming.MANAGED_BY}={naming.MANAGER}")
+        self._slices = Cache(client, kinds.ENDPOINT_SLICE, labels=f"{naming.SLICE_MANAGED_BY}={naming.MANAGER}")
+        self._network = Network(client, self._own_services.items, self._slices.items, settings.endpoints)
         self._routes = Cache(client, kinds.ROUTE)
         self._activators = Cache(client, kinds.POD, settings.namespace, ACTIVATORS)
         self._policy_objects = Cache(client, kinds.AUTOSCALING_POLICY)
         self._config = Cache(client, kinds.CONFIG_MAP, settings.knative_namespace, fields="metadata.name=config-autoscaler")
         self._pods_by_revision: dict[str, dict[str, objects.Pod]] = {}
-        self._pas_controller = Controller("podautoscalers", self._reconcile, workers=8)
+        self._unseen: set[str] = set()
+        """PodAutoscalers of ours that this leader has found and not looked at yet."""
+        self._all_seen = asyncio.Event()
+        self._pas_controller = Controller("podautoscalers", self._look, workers=8)
         self._policies_controller = Controller("policies", self._reconcile_policy, workers=1)
 
     # Life ---------------------------------------------------------------------------------------------------------------
@@ -71,8 +81,10 @@ class Leader:
         """Lead until cancelled."""
         self._listen()
         self._coordination.on_stats, self._coordination.on_heard = self._on_stats, self._on_heard
+        self._coordination.on_members = self._on_members
         caches: list[Cache[Any]] = [
-            self._config, self._policy_objects, self._routes, self._deployments, self._pods, self._activators, self._slices, self._pas,
+            self._config, self._policy_objects, self._routes, self._deployments, self._pods, self._activators, self._own_services,
+            self._slices, self._pas,
         ]  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
@@ -80,8 +92,12 @@ class Leader:
                     group.create_task(cache.run())
                 for cache in caches:
                     await cache.synced.wait()
+                self._unseen = {key for key, pa in self._pas.items.items() if naming.is_ours(pa)}
+                for task in (self._pas_controller.run(), self._policies_controller.run()):
+                    group.create_task(task)
+                await self._first_pass()
                 await self._coordination.start("0.0.0.0" if ":" not in self._settings.address else "[::]", self._settings.port)
-                for task in (self._coordination.run(), self._pas_controller.run(), self._policies_controller.run(), self._lead_here()):
+                for task in (self._coordination.run(), self._lead_here()):
                     group.create_task(task)
         finally:
             await asyncio.shield(self._end())
@@ -89,6 +105,16 @@ class Leader:
     async def _end(self) -> None:
         await asyncio.gather(*(revision.stop() for revision in self.revisions.values()))
         await self._coordination.stop()
+
+    async def _first_pass(self) -> None:
+        """Wait until all revisions have been looked at, but not for ever: one that fails must not keep the others from being served."""
+        if not self._unseen:
+            return
+        try:
+            async with asyncio.timeout(FIRST_PASS):
+                await self._all_seen.wait()
+        except TimeoutError:
+            log.warning("%d revisions have not been looked at after %.0f s: the others are served", len(self._unseen), FIRST_PASS)
 
     async def _lead_here(self) -> None:
         """Lead the coordination Service to this pod, and keep it so."""
@@ -104,20 +130,25 @@ class Leader:
         await controller.run()
 
     def _listen(self) -> None:
-        self._pas.listen(lambda before, after: self._add(after or before))
+        self._pas.listen(self._pa_changed)
         self._pods.listen(self._pod_changed)
         self._deployments.listen(self._deployment_changed)
         self._routes.listen(self._route_changed)
-        self._slices.listen(self._slice_changed)
+        for cache in (self._own_services, self._slices):
+            cache.listen(self._network_changed)
         self._activators.listen(lambda before, after: self._all_again() if _address(before) != _address(after) else None)
         self._policy_objects.listen(self._policy_changed)
         self._config.listen(self._config_changed)
 
     # Events -------------------------------------------------------------------------------------------------------------
 
-    def _add(self, item: objects.Object | None) -> None:
-        if item is not None:
-            self._pas_controller.queue.add(item.metadata.key)
+    def _pa_changed(self, before: PodAutoscaler | None, after: PodAutoscaler | None) -> None:
+        pa = after or before
+        assert pa is not None
+        if after is None:
+            self._network.forget(pa.metadata.uid)
+        if naming.is_ours(pa) or pa.metadata.key in self.revisions:
+            self._pas_controller.queue.add(pa.metadata.key)
 
     def _all_again(self) -> None:
         for key in self._pas.items:
@@ -135,7 +166,11 @@ class Leader:
         if (revision := self.revisions.get(key)) is not None:
             revision.pod_changed(before, after)
             self._pas_controller.queue.add(key)
-        elif not pods:
+            return
+        if pod.metadata.deletion_timestamp or pod.ended or after is None:
+            service = f"{pod.metadata.namespace}/{pod.metadata.labels.get(naming.SERVICE, '')}"
+            self._services.pod_left(service, pod.metadata.name, ended=after is None or pod.ended)
+        if not pods:
             del self._pods_by_revision[key]
 
     def _deployment_changed(self, before: objects.Deployment | None, after: objects.Deployment | None) -> None:
@@ -143,7 +178,7 @@ class Leader:
             return
         key = f"{after.metadata.namespace}/{after.metadata.labels.get(naming.REVISION, '')}"
         if (revision := self.revisions.get(key)) is not None:
-            revision.pods.observed(after.spec.replicas)
+            revision.deployment_changed(after)
         else:
             self._pas_controller.queue.add(key)
 
@@ -152,13 +187,11 @@ class Leader:
         assert route is not None
         self._services.set_traffic(route.metadata.key, after)
 
-    def _slice_changed(self, before: objects.EndpointSlice | None, after: objects.EndpointSlice | None) -> None:
-        """Somebody deleted a slice of ours, or emptied it."""
-        if before is None or (after is not None and after.endpoints):
-            return
-        for owner in before.metadata.owner_references:
-            self._network.lost(owner.uid)
-            self._pas_controller.queue.add(f"{before.metadata.namespace}/{owner.name}")
+    def _network_changed(self, before: Any, after: Any) -> None:
+        """A Service or slice of ours: what somebody has deleted or edited comes back."""
+        if before is not None:
+            for key in self._network.changed(before):
+                self._pas_controller.queue.add(key)
 
     def _policy_changed(self, before: objects.AutoscalingPolicy | None, after: objects.AutoscalingPolicy | None) -> None:
         if before is not None and after is not None and before.spec == after.spec:
@@ -181,7 +214,22 @@ class Leader:
         for revision in self.revisions.values():
             revision.loop.heard(activator)
 
+    def _on_members(self, service: str) -> None:
+        held = self._services.get(service)
+        namespace, _, _ = service.partition("/")
+        for name in held.revisions if held is not None else ():
+            if (revision := self.revisions.get(f"{namespace}/{name}")) is not None:
+                revision.members_changed()
+
     # PodAutoscalers -----------------------------------------------------------------------------------------------------
+
+    async def _look(self, key: str) -> float | None:
+        try:
+            return await self._reconcile(key)
+        finally:
+            self._unseen.discard(key)
+            if not self._unseen:
+                self._all_seen.set()
 
     async def _reconcile(self, key: str) -> float | None:
         pa = self._pas.items.get(key)
@@ -190,38 +238,53 @@ class Leader:
             await self._forget(key)
             if pa is None or not naming.is_ours(pa) or pa.metadata.deletion_timestamp:
                 return None
-        foreign = await self._network.foreign(pa)
-        network = not foreign and await self._network.ensure(pa, self._activators_for(pa))
-        policy, settings = self._settings_of(pa)
-        if (before := self._policy_of.get(key)) != policy:
-            self._policy_of[key] = policy
-            self._policies_controller.queue.add(before or policy)
+        path = await self._network.ensure(pa, self._activators_for(pa))
+        if path is Path.FOREIGN:
+            await self._forget(key)
+            ready = sum(pod.ready for pod in self._pods_by_revision.get(key, {}).values())
+            await self._tell(pa, Observed(-1, ready, foreign=True))
+            return FOREIGN_AGAIN
         revision = self.revisions.get(key)
-        if revision is None:
-            revision = await self._begin(key, pa, settings)
-            if revision is None:
-                return 0.2
-        revision.update(pa, settings)
+        policy, settings = self._settings_of(pa)
+        if revision is None and (revision := await self._begin(key, pa, settings)) is None:
+            return None  # its Deployment is not there yet; it is told when it comes
+        changed = revision.update(pa, settings)
+        self._services.set_eagerness(pa, placement_settings(self._policies.of(pa)[1]))
+        self._used(key, policy, changed)
         self._tell_decision(revision, pa)
-        status = pa_status.status(pa, revision.observed(network, foreign), _now())
+        await self._tell(pa, revision.observed(path is Path.READY))
+        return None if path is Path.READY else 1.0
+
+    async def _tell(self, pa: PodAutoscaler, seen: Observed) -> None:
+        """Write the status, when it is another one."""
+        status = pa_status.status(pa, seen, _now())
         if not pa_status.same(pa, status):
             await self._client.merge(kinds.POD_AUTOSCALER, pa.metadata.namespace, pa.metadata.name, {"status": status}, "status")
-        return None if network else 1.0
+
+    def _used(self, key: str, policy: str, changed: bool) -> None:
+        """A revision is scaled by this policy ('' = none): what policies tell of their use may be another thing now."""
+        before = self._policy_of.get(key)
+        self._policy_of[key] = policy
+        for name in {before, policy} - {None, ""} if changed or before != policy else ():
+            self._policies_controller.queue.add(str(name))
 
     async def _begin(self, key: str, pa: PodAutoscaler, settings: ScaleSettings) -> Revision | None:
         """Take a revision in; None while its Deployment is not there yet."""
-        deployment = self._deployments.get(pa.metadata.namespace, pa.spec.scale_target_ref.name)
-        if deployment is None:
+        name = pa.metadata.namespace, pa.spec.scale_target_ref.name
+        if self._deployments.get(*name) is None:
             return None
         timeout = await self._timeout_of(pa)
         _, policy = self._policies.of(pa)
-        route = self._routes.items.get(naming.service_of(pa))
-        await self._services.add_revision(pa, route, timeout, placement_settings(policy))
+        service = naming.service_of(pa)
+        await self._services.add_revision(pa, lambda: self._routes.items.get(service), timeout, placement_settings(policy))
+        if (deployment := self._deployments.get(*name)) is None:
+            self._services.remove_revision(pa)
+            return None
         revision = Revision(
             self._client,
             pa,
             settings,
-            deployment.spec.replicas,
+            deployment,
             self._services,
             self._coordination,
             lambda: list(self._pods_by_revision.get(key, {}).values()),
@@ -240,11 +303,12 @@ class Leader:
         if revision is None:
             return
         await revision.stop()
-        self._services.remove_revision(naming.service_of(revision.pa), revision.pa.metadata.name)
-        self._network.forget(revision.pa.metadata.uid)
+        self._services.remove_revision(revision.pa)
         self._recorder.forget(revision.pa.metadata.uid)
         if policy := self._policy_of.pop(key, ""):
             self._policies_controller.queue.add(policy)
+        if not self._pods_by_revision.get(key):
+            self._pods_by_revision.pop(key, None)
 
     async def _timeout_of(self, pa: PodAutoscaler) -> int:
         try:

@@ -13,6 +13,10 @@ SERVICE, CONFIGURATION, REVISION, REVISION_UID = (
 )
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MANAGER = "cloudstate-autoscaler"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+"""Label of the Services that the autoscaler makes."""
+SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+"""The same of its EndpointSlices."""
 HTTP1, H2C = 8012, 8013
 """Ports of queue-proxy and of activators."""
 
@@ -42,3 +46,8 @@ def shards_of(pa: PodAutoscaler) -> int:
 def data_port(pa: PodAutoscaler) -> int:
     """Where queue-proxy and activators take this revision's protocol."""
     return H2C if pa.spec.protocol_type == "h2c" else HTTP1
+
+
+def host_port(address: str, port: int) -> str:
+    """'<address>:<port>', with brackets around an IPv6 address."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,57 +1,107 @@
-"""Keeps the Services and slices of revisions as they should be; what has not changed is not written again."""
+"""Keeps the Services and slices of revisions as they should be: what somebody deletes or edits comes back, what is right is not written.
+
+An object of the name that another controller owns is never touched.
+"""
 
 from __future__ import annotations
 
+import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autoscaler.cluster.naming import MANAGER
-from autoscaler.cluster.networking import Body, private_service, public_service, public_slice
-from cloudstate_core.kube.api import Kind, NotFound
+from autoscaler.cluster.networking import Body, is_as_wanted, owned_by, private_service, public_endpoints, public_service, public_slice, slice_name
+from cloudstate_core.kube.api import Conflict, Kind
 from cloudstate_core.kube.client import KubeClient
-from cloudstate_core.kube.kinds import ENDPOINT_SLICE, SERVICE
-from cloudstate_core.kube.objects import Object, PodAutoscaler
+from cloudstate_core.kube.kinds import ENDPOINT_SLICE, ENDPOINTS, SERVICE
+from cloudstate_core.kube.objects import EndpointSlice, PodAutoscaler, Service
+
+
+class Path(enum.Enum):
+    """Whether calls find their way to a revision."""
+
+    FOREIGN = "another controller owns an object of the revision's name"
+    OPEN = "no activator has been seen yet"
+    READY = "traffic can reach an activator"
 
 
 class Network:
-    """Writes the network of revisions."""
+    """Writes the network of revisions. `services` and `slices` are what the API server has, by '<namespace>/<name>', as last seen."""
 
-    def __init__(self, client: KubeClient) -> None:
-        self._client = client
+    def __init__(
+        self, client: KubeClient, services: Mapping[str, Service], slices: Mapping[str, EndpointSlice], endpoints_too: bool = False
+    ) -> None:
+        """`endpoints_too`: write core Endpoints as well, for ingresses that read those (Kourier before 1.21)."""
+        self._client, self._services, self._slices, self._endpoints_too = client, services, slices, endpoints_too
         self._written: dict[str, dict[str, str]] = {}
-        """By PodAutoscaler uid and object: what was applied last."""
+        """By PodAutoscaler uid and object: what was written since the object was last seen to change."""
 
-    async def foreign(self, pa: PodAutoscaler) -> bool:
-        """True when the Service of the revision's name is controlled by something else, as after a change of class."""
-        if pa.metadata.uid in self._written:
-            return False
-        try:
-            found = await self._client.get(SERVICE, pa.metadata.namespace, pa.metadata.name)
-        except NotFound:
-            return False
-        owners = [owner for owner in found.metadata.owner_references if owner.controller]
-        return any(owner.uid != pa.metadata.uid for owner in owners) or not owners
-
-    async def ensure(self, pa: PodAutoscaler, activators: Sequence[str]) -> bool:
-        """Write what differs from the last time; True when traffic can reach an activator."""
-        await self._apply(pa, SERVICE, public_service(pa))
-        await self._apply(pa, SERVICE, private_service(pa))
+    async def ensure(self, pa: PodAutoscaler, activators: Sequence[str]) -> Path:
+        """Write what is not as it should be. KubeError when the API server refuses."""
+        for body in (public_service(pa), private_service(pa)):
+            if not await self._bring(pa, SERVICE, self._services.get(f"{pa.metadata.namespace}/{body['metadata']['name']}"), body):
+                return Path.FOREIGN
+        held = self._slices.get(f"{pa.metadata.namespace}/{slice_name(pa)}")
         if activators:
-            await self._apply(pa, ENDPOINT_SLICE, public_slice(pa, activators))
-        return f"{ENDPOINT_SLICE.plural}/{pa.metadata.name}-activators" in self._written.get(pa.metadata.uid, {})
+            if self._endpoints_too:
+                await self._write_endpoints(pa, activators)
+            return Path.READY if await self._bring(pa, ENDPOINT_SLICE, held, public_slice(pa, activators)) else Path.FOREIGN
+        # All activators are gone: the slice stays as it is, since an ingress drops the hosts of a service without endpoints.
+        written = f"{ENDPOINT_SLICE.plural}/{slice_name(pa)}" in self._written.get(pa.metadata.uid, {})
+        return Path.READY if written or (held is not None and owned_by(held, pa) and held.endpoints) else Path.OPEN
 
-    async def _apply(self, pa: PodAutoscaler, kind: Kind[Object], body: Body) -> None:
-        name, text = body["metadata"]["name"], json.dumps(body, sort_keys=True)
+    async def _write_endpoints(self, pa: PodAutoscaler, activators: Sequence[str]) -> None:
+        """The same as the slice in the older form, when it is another one than the last time."""
+        body, written = public_endpoints(pa, activators), self._written.setdefault(pa.metadata.uid, {})
+        name, text = f"{ENDPOINTS.plural}/{pa.metadata.name}", json.dumps(body, sort_keys=True)
+        if written.get(name) != text:
+            await self._client.apply(ENDPOINTS, pa.metadata.namespace, pa.metadata.name, body, MANAGER)
+            written[name] = text
+
+    async def _bring(self, pa: PodAutoscaler, kind: Kind[Any], found: Service | EndpointSlice | None, body: Body) -> bool:
+        """Make one object as wanted; False when it is somebody else's."""
+        if found is not None and not owned_by(found, pa):
+            return False
+        name, text = f"{kind.plural}/{body['metadata']['name']}", json.dumps(body, sort_keys=True)
         written = self._written.setdefault(pa.metadata.uid, {})
-        if written.get(f"{kind.plural}/{name}") == text:
-            return
-        await self._client.apply(kind, pa.metadata.namespace, name, body, MANAGER)
-        written[f"{kind.plural}/{name}"] = text
+        if written.get(name) == text:
+            return True
+        if found is not None and is_as_wanted(found, body):
+            written[name] = text
+            return True
+        written[name] = text  # before the call, so that a change seen meanwhile counts as one after it
+        ours = True
+        try:
+            if found is None:
+                ours = await self._create(pa, kind, body)
+            else:
+                await self._client.apply(kind, pa.metadata.namespace, body["metadata"]["name"], body, MANAGER)
+        except BaseException:
+            written.pop(name, None)
+            raise
+        if not ours:
+            written.pop(name, None)
+        return ours
 
-    def lost(self, uid: str) -> None:
-        """Something of a revision's network was deleted or changed by somebody else: write all of it again."""
-        if uid in self._written:
-            self._written[uid] = {}
+    async def _create(self, pa: PodAutoscaler, kind: Kind[Any], body: Body) -> bool:
+        """Make an object that was not seen; one that is there all the same is taken over when it is this PodAutoscaler's."""
+        namespace, name = pa.metadata.namespace, body["metadata"]["name"]
+        try:
+            await self._client.create(kind, namespace, body)
+        except Conflict:
+            if not owned_by(await self._client.get(kind, namespace, name), pa):
+                return False
+            await self._client.apply(kind, namespace, name, body, MANAGER)
+        return True
+
+    def changed(self, found: Service | EndpointSlice) -> list[str]:
+        """An object of ours was changed or deleted, by whomever: look at it again. Keys of the PodAutoscalers that it belongs to."""
+        kind = SERVICE if isinstance(found, Service) else ENDPOINT_SLICE
+        owners = [owner for owner in found.metadata.owner_references if owner.controller]
+        for owner in owners:
+            self._written.get(owner.uid, {}).pop(f"{kind.plural}/{found.metadata.name}", None)
+        return [f"{found.metadata.namespace}/{owner.name}" for owner in owners]
 
     def forget(self, uid: str) -> None:
         """The revision is gone; the API server deletes what it owned."""

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from autoscaler.cluster.naming import H2C, MANAGER, REVISION_UID, data_port
-from cloudstate_core.kube.objects import PodAutoscaler
+from autoscaler.cluster.naming import H2C, MANAGED_BY, MANAGER, REVISION_UID, SLICE_MANAGED_BY, data_port
+from cloudstate_core.kube.objects import EndpointSlice, PodAutoscaler, Service
 
 Body = dict[str, Any]
 HTTPS = 8112
@@ -24,13 +24,13 @@ def public_service(pa: PodAutoscaler) -> Body:
 
 def private_service(pa: PodAutoscaler) -> Body:
     """Service `<revision>-private`: selects the pods, for monitoring and for people."""
-    target = data_port(pa)
+    http, target = _http(pa), data_port(pa)
     ports = [
-        _http(pa) | {"port": 80},
+        http | {"port": 80},
         _tcp("https", 443, HTTPS),
         _tcp("http-autometric", 9090, 9090),
         _tcp("http-usermetric", 9091, 9091),
-        _tcp("http-istio", target, target),
+        http | {"name": f"{http['name']}-istio", "port": target},
     ]
     selector = {REVISION_UID: pa.metadata.labels.get(REVISION_UID, "")}
     return {"metadata": _metadata(pa, private_name(pa)), "spec": {"ports": ports, "selector": selector, "type": "ClusterIP"}}
@@ -44,7 +44,7 @@ def private_name(pa: PodAutoscaler) -> str:
 def public_slice(pa: PodAutoscaler, activators: Sequence[str]) -> Body:
     """The EndpointSlice of `<revision>`: some activators' addresses, on the port of the revision's protocol."""
     metadata = _metadata(pa, slice_name(pa))
-    metadata["labels"] |= {"kubernetes.io/service-name": pa.metadata.name, "endpointslice.kubernetes.io/managed-by": MANAGER}
+    metadata["labels"] |= {"kubernetes.io/service-name": pa.metadata.name, SLICE_MANAGED_BY: MANAGER}
     http = _http(pa)
     return {
         "metadata": metadata,
@@ -52,6 +52,15 @@ def public_slice(pa: PodAutoscaler, activators: Sequence[str]) -> Body:
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in sorted(activators)],
         "ports": [{"name": http["name"], "port": http["targetPort"], "protocol": "TCP"}],
     }
+
+
+def public_endpoints(pa: PodAutoscaler, activators: Sequence[str]) -> Body:
+    """The same as an Endpoints object, for ingresses that do not read slices; the label keeps it from being copied into another slice."""
+    metadata = _metadata(pa, pa.metadata.name)
+    metadata["labels"] |= {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    http = _http(pa)
+    ports = [{"name": http["name"], "port": http["targetPort"], "protocol": "TCP"}]
+    return {"metadata": metadata, "subsets": [{"addresses": [{"ip": address} for address in sorted(activators)], "ports": ports}]}
 
 
 def slice_name(pa: PodAutoscaler) -> str:
@@ -74,7 +83,7 @@ def leader_slice(service: str, namespace: str, address: str, port: int) -> Body:
         "metadata": {
             "name": f"{service}-leader",
             "namespace": namespace,
-            "labels": {"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": MANAGER},
+            "labels": {"kubernetes.io/service-name": service, SLICE_MANAGED_BY: MANAGER},
         },
         "addressType": "IPv6" if ":" in address else "IPv4",
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
@@ -103,4 +112,26 @@ def _metadata(pa: PodAutoscaler, name: str) -> Body:
         "blockOwnerDeletion": True,
     }
     labels = {key: value for key, value in pa.metadata.labels.items() if key.startswith("serving.knative.dev/")}
+    labels[MANAGED_BY] = MANAGER
     return {"name": name, "namespace": pa.metadata.namespace, "labels": labels, "ownerReferences": [owner]}
+
+
+def owned_by(found: Service | EndpointSlice, pa: PodAutoscaler) -> bool:
+    """True when an object's controller is this PodAutoscaler, and not another one that had its name."""
+    return any(owner.controller and owner.uid == pa.metadata.uid for owner in found.metadata.owner_references)
+
+
+def is_as_wanted(found: Service | EndpointSlice, body: Body) -> bool:
+    """True when an object is as `body` would make it, as far as traffic depends on it."""
+    if not body["metadata"]["labels"].items() <= found.metadata.labels.items():
+        return False
+    if isinstance(found, Service):
+        wanted = [(p["name"], p["port"], p["targetPort"], p.get("appProtocol", "")) for p in body["spec"]["ports"]]
+        ports = [(p.name, p.port, p.target_port, p.app_protocol) for p in found.spec.ports]
+        return ports == wanted and found.spec.selector == body["spec"].get("selector", {})
+    addresses = [list(endpoint.addresses) for endpoint in found.endpoints if endpoint.conditions.ready is not False]
+    return (
+        addresses == [endpoint["addresses"] for endpoint in body["endpoints"]]
+        and len(addresses) == len(found.endpoints)
+        and [(p.name, p.port) for p in found.ports] == [(p["name"], p["port"]) for p in body["ports"]]
+    )

@@ -30,6 +30,8 @@ class Observed:
     """Service and slices are there."""
     foreign: bool = False
     """The Service is somebody else's."""
+    replicas: int = 0
+    """What the Deployment has: the scale to tell while neither this leader nor one before has decided."""
 
 
 def status(pa: PodAutoscaler, seen: Observed, now: str) -> dict[str, Any]:
@@ -52,10 +54,18 @@ def status(pa: PodAutoscaler, seen: Observed, now: str) -> dict[str, Any]:
         "observedGeneration": pa.metadata.generation,
         "serviceName": pa.metadata.name if seen.network else old.service_name,
         "metricsServiceName": private_name(pa),
-        "desiredScale": seen.want if seen.want >= 0 else max(0, old.desired_scale or 0),
+        "desiredScale": _desired(pa, seen),
         "actualScale": seen.ready,
         "conditions": sorted(found, key=lambda c: str(c["type"])),
     }
+
+
+def _desired(pa: PodAutoscaler, seen: Observed) -> int:
+    """Never unknown: a scale once told stays until another one is decided."""
+    if seen.want >= 0:
+        return seen.want
+    told = pa.status.desired_scale
+    return told if told is not None and told >= 0 else seen.replicas
 
 
 def same(pa: PodAutoscaler, new: dict[str, Any]) -> bool:

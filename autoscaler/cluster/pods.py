@@ -1,13 +1,16 @@
 """The pods of one revision on a cluster, as the scaling loop drives them: through the replicas of a Deployment.
 
 Replicas are written as a level, not as steps: a write that fails is repeated with what is wanted by then. A pod that shall go is given the
-lowest deletion cost first, so that the ReplicaSet takes that one; a pod which the ReplicaSet spared comes back as one that waits to be stopped.
+lowest deletion cost of all first, so that the ReplicaSet takes that one. A ReplicaSet prefers a pod that is not ready whatever its cost: the
+pod it spared thereby is deleted. Replicas that somebody else has set become what is wanted; the loop goes on from there, so that pods which
+are too many leave as every pod does, drained first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from autoscaler.cluster.naming import DELETION_COST
@@ -20,62 +23,95 @@ from cloudstate_core.kube.kinds import DEPLOYMENT, POD
 
 log = logging.getLogger(__name__)
 
-COST = "-1000"
+COST = -1000
+"""Deletion cost of the first pod that shall go; the next ones cost less, so that a pod which was named long ago and stayed is not taken first."""
 RETRY_FIRST, RETRY_LAST = 0.1, 5.0
 
 
 class ClusterPods:
-    """A `PodDriver`. `replicas` = what the Deployment has now; `known` gives the revision's pods that have not ended."""
+    """A `PodDriver`. `known` gives the revision's pods; `wanted` replicas are those of the Deployment at first."""
 
     def __init__(
-        self,
-        client: KubeClient,
-        namespace: str,
-        deployment: str,
-        replicas: int,
-        known: Callable[[], Iterable[objects.Pod]],
-        clock: Callable[[], float],
+        self, client: KubeClient, deployment: objects.Deployment, known: Callable[[], Iterable[objects.Pod]], clock: Callable[[], float]
     ) -> None:
-        self.wanted = replicas
-        self._written = replicas
-        self._client, self._namespace, self._deployment = client, namespace, deployment
+        self.wanted = deployment.spec.replicas
+        self._client, self._namespace, self._deployment = client, deployment.metadata.namespace, deployment.metadata.name
         self._known, self._clock = known, clock
-        self._seen: dict[str, float] = {}
+        self._has: int | None = self.wanted
+        """Replicas of the Deployment; None = that cannot be known now."""
+        self._generation = deployment.metadata.generation
+        self._sent: deque[int] = deque(maxlen=100)
+        """Replicas that were written and have not been seen yet."""
+        self._first_seen: dict[str, float] = {}
         self._victims: set[str] = set()
+        self._marked: set[str] = set()
         self._changed = asyncio.Event()
 
     def pods(self) -> Sequence[Pod]:
         """Pods that live and are not being deleted, and those that the Deployment has still to make ('<deployment>#<n>')."""
-        now = self._clock()
-        living = [pod.metadata.name for pod in self._known() if not pod.metadata.deletion_timestamp and not pod.ended]
-        self._seen = {name: self._seen.get(name, now) for name in living}
-        self._victims &= set(living)
+        now, living = self._clock(), self._living()
+        self._first_seen = {name: self._first_seen.get(name, now) for name in living}
+        self._victims &= living.keys()
+        self._marked &= living.keys()
         if len(living) <= self.wanted:
             self._victims.clear()
-        found = [Pod(name, Phase.STOPPING if name in self._victims else Phase.STARTING, self._seen[name]) for name in living]
-        missing = self.wanted - (len(living) - len(self._victims))
+        stopping = self._victims | set(self._surplus(living))
+        found = [Pod(name, Phase.STOPPING if name in stopping else Phase.STARTING, at) for name, at in self._first_seen.items()]
+        missing = self.wanted - (len(living) - len(stopping))
         return found + [Pod(f"{self._deployment}#{n}", Phase.STARTING, now) for n in range(missing)]
+
+    def _living(self) -> dict[str, objects.Pod]:
+        return {pod.metadata.name: pod for pod in self._known() if not pod.metadata.deletion_timestamp and not pod.ended}
+
+    def _surplus(self, living: dict[str, objects.Pod]) -> list[str]:
+        """Pods beyond what is wanted that nobody named: those that the ReplicaSet will probably take."""
+        others = [name for name in living if name not in self._victims]
+        others.sort(key=lambda name: (living[name].ready, _cost(living[name]), -self._first_seen[name]))
+        return others[: max(0, len(others) - self.wanted)]
 
     async def start(self) -> None:
         """One more replica."""
         self._want(self.wanted + 1)
 
     async def stop(self, name: str) -> None:
-        """One replica less, this one."""
+        """One replica less, this one. Tried again by the caller when the API server does not take it: the pod is still there then."""
         if "#" not in name:
             try:
-                cost = {"metadata": {"annotations": {DELETION_COST: COST}}}
-                await self._client.merge(POD, self._namespace, name, cost)
+                await self._name_victim(name)
             except NotFound:
                 return
-            self._victims.add(name)
+            except KubeError as error:
+                log.warning("pod %s/%s cannot be stopped yet: %s", self._namespace, name, error)
+                return
         self._want(max(0, self.wanted - 1))
 
-    def observed(self, replicas: int) -> None:
-        """The Deployment's replicas as the API server tells them; somebody else's value is corrected."""
-        self._written = replicas
-        if replicas != self.wanted:
+    async def _name_victim(self, name: str) -> None:
+        """Have the ReplicaSet take this pod; delete it if it was named before and another one was taken in its place."""
+        living = self._living()
+        if name in self._marked and len(living) <= self.wanted:
+            await self._client.delete(POD, self._namespace, name)
+        else:
+            cost = min([COST + 1, *map(_cost, living.values())]) - 1
+            await self._client.merge(POD, self._namespace, name, {"metadata": {"annotations": {DELETION_COST: str(cost)}}})
+            self._marked.add(name)
+        self._victims.add(name)
+
+    def observed(self, deployment: objects.Deployment) -> bool:
+        """The Deployment as the API server tells it; True when somebody else has changed its replicas."""
+        if deployment.metadata.generation == self._generation:
+            return False
+        self._generation, replicas = deployment.metadata.generation, deployment.spec.replicas
+        ours = replicas in self._sent
+        while ours and self._sent.popleft() != replicas:
+            pass
+        foreign = not ours and replicas != self._has
+        self._has = replicas
+        if foreign:
+            log.warning("%s/%s: somebody has set %d replicas", self._namespace, self._deployment, replicas)
+            self.wanted = replicas
+        elif replicas != self.wanted:
             self._changed.set()
+        return foreign
 
     def _want(self, replicas: int) -> None:
         self.wanted = replicas
@@ -88,13 +124,25 @@ class ClusterPods:
             await self._changed.wait()
             self._changed.clear()
             replicas = self.wanted
-            if replicas == self._written:
+            if replicas == self._has:
                 continue
+            # Before the call: what is seen of the Deployment meanwhile is newer.
+            self._has = replicas
+            self._sent.append(replicas)
             try:
                 await self._client.scale(DEPLOYMENT, self._namespace, self._deployment, replicas)
-                self._written, delay = replicas, RETRY_FIRST
+                delay = RETRY_FIRST
             except KubeError as error:
                 log.warning("scale of %s/%s to %d: %s", self._namespace, self._deployment, replicas, error)
+                self._has = None
                 await asyncio.sleep(max(delay, error.retry_after))
                 delay = min(RETRY_LAST, delay * 2)
                 self._changed.set()
+
+
+def _cost(pod: objects.Pod) -> int:
+    """What it costs to delete a pod, as the ReplicaSet reads it."""
+    try:
+        return int(pod.metadata.annotations.get(DELETION_COST, "0"))
+    except ValueError:
+        return 0

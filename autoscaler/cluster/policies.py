@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autoscaler.policy import Policy, PolicyError, parse_policy
 from autoscaler.settings import ScaleSettings
 from cloudstate_core.annotations import POLICY
 from cloudstate_core.kube.objects import AutoscalingPolicy, PodAutoscaler
+from cloudstate_core.policy import Policy, PolicyError, parse_policy
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ import aiohttp
 INTERVAL = 0.05
 LIMIT = 0.3
 """Seconds an answer may take."""
+ANSWER_LIMIT = 64
+"""Bytes of an answer that are looked at."""
 HEADERS = {"K-Network-Probe": "queue", "User-Agent": "Knative-Activator-Probe"}
 
 
@@ -23,10 +25,11 @@ class Prober:
         self._on_pass = on_pass
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     def follow(self, name: str, address: str) -> None:
         """Begin to probe a pod at host:port; a no-op when that has begun."""
-        if name not in self._tasks:
+        if name not in self._tasks and not self._closed:
             self._tasks[name] = asyncio.get_running_loop().create_task(self._probe(name, address))
 
     def forget(self, name: str) -> None:
@@ -35,7 +38,8 @@ class Prober:
             task.cancel()
 
     async def close(self) -> None:
-        """Stop every probe."""
+        """Stop every probe; no other one begins."""
+        self._closed = True
         for name in list(self._tasks):
             self.forget(name)
         if self._session is not None:
@@ -52,6 +56,6 @@ class Prober:
     async def _passes(session: aiohttp.ClientSession, url: str) -> bool:
         try:
             async with session.get(url, headers=HEADERS) as response:
-                return response.status == 200 and await response.text() == "queue"
-        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError):
+                return response.status == 200 and await response.content.read(ANSWER_LIMIT) == b"queue"
+        except (aiohttp.ClientError, TimeoutError, OSError):
             return False

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 from cloudstate_core.process import SettingsError
+
+SHORTEST_TICK = 0.1
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Settings:
     tick: float
     """Seconds between decisions on a revision."""
     kubeconfig: str = ""
+    endpoints: bool = False
+    """Write core Endpoints beside the slices, for ingresses that read those."""
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
@@ -42,11 +47,19 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
         return int(value)
 
+    def flag(name: str) -> bool:
+        value = environment.get(name, "false")
+        if value not in ("true", "false"):
+            raise SettingsError(f"{name}={value!r}: must be true or false")
+        return value == "true"
+
     tick = environment.get("AUTOSCALER_TICK", "2s")
     try:
         seconds = parse_duration(tick)
     except ValueError as error:
         raise SettingsError(f"AUTOSCALER_TICK={tick!r}: must be a duration: {error}") from error
+    if seconds < SHORTEST_TICK:
+        raise SettingsError(f"AUTOSCALER_TICK={tick!r}: must be at least {SHORTEST_TICK:g}s")
     return Settings(
         pod=text("POD_NAME"),
         address=text("POD_IP"),
@@ -55,5 +68,6 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         port=port("AUTOSCALER_PORT", 8101),
         admin_port=port("AUTOSCALER_ADMIN_PORT", 8558),
         tick=seconds,
+        endpoints=flag("AUTOSCALER_WRITE_ENDPOINTS"),
         kubeconfig=environment.get("KUBECONFIG", ""),
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
+from autoscaler.placement.convergence import FORCE_AFTER_MS
 from cloudstate_core.kube import objects
-from cloudstate_core.kube.api import NotFound
+from cloudstate_core.kube.api import Conflict, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import KNATIVE_SERVICE, SHARD_MAP
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
@@ -42,9 +45,10 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def map_of(found: objects.ShardMap) -> ShardMap:
-    """The map that an object holds."""
+    """The map that an object holds. Whoever gives a shard up still has its time to drain, counted anew."""
     spec = found.spec
-    return ShardMap(spec.service, spec.journal_id, spec.generation, tuple(Entry(e.owner, e.next, e.since) for e in spec.shards))
+    entries = (Entry(e.owner, e.next, e.since, FORCE_AFTER_MS if e.next else 0) for e in spec.shards)
+    return ShardMap(spec.service, spec.journal_id, spec.generation, tuple(entries))
 
 
 def methods_of(found: objects.ShardMap) -> list[pb.Method]:
@@ -52,19 +56,31 @@ def methods_of(found: objects.ShardMap) -> list[pb.Method]:
     return list(pb.ServiceRoute.FromString(base64.b64decode(found.spec.methods)).methods)
 
 
+UNKNOWN_LIMIT = 20
+"""Maps to remember whose writing may have been heard by the API server although its answer was not."""
+
+
 class ShardMapStore:
     """Reads and writes the objects; `methods(service)` gives the present method table.
 
     A map is written only over the one that was read or written before: a leader that has been followed by another cannot undo its work.
+    What somebody else did to the object without another map in it (a label, a deletion) is no reason to stop.
     """
 
     def __init__(self, client: KubeClient, methods: Callable[[str], Sequence[pb.Method]]) -> None:
         self._client, self._methods = client, methods
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._owners: dict[str, objects.Object] = {}
         self._versions: dict[str, str] = {}
+        self._ours: dict[str, list[ShardMap]] = {}
+        """What the object may hold by our doing: the map that was read or written last, then those whose writing has an unknown end."""
 
     async def load(self, service: str) -> tuple[ShardMap, list[pb.Method]] | None:
-        """What is kept of a service, or None. KubeError when that cannot be known now."""
+        """What is kept of a service, or None; once, before the first `keep`. KubeError when that cannot be known now."""
+        async with self._lock(service):
+            return await self._load(service)
+
+    async def _load(self, service: str) -> tuple[ShardMap, list[pb.Method]] | None:
         namespace, _, name = service.partition("/")
         self.forget(service)
         with contextlib.suppress(NotFound):
@@ -73,23 +89,63 @@ class ShardMapStore:
             found = await self._client.get(SHARD_MAP, namespace, name)
         except NotFound:
             return None
-        self._versions[service] = found.metadata.resource_version
-        return map_of(found), methods_of(found)
+        kept = map_of(found)
+        self._written(service, kept, found)
+        return kept, methods_of(found)
 
     async def keep(self, kept: ShardMap) -> None:
         """Write a map. Conflict when another leader has written meanwhile; another KubeError when it may not be written."""
+        async with self._lock(kept.service):
+            await self._keep(kept)
+
+    async def _keep(self, kept: ShardMap) -> None:
+        service = kept.service
+        ours = self._ours.setdefault(service, [])
+        ours[1:] = [*ours[1:][-UNKNOWN_LIMIT:], kept]
+        try:
+            written = await self._write(kept)
+        except NotFound:
+            self._versions.pop(service, None)
+            written = await self._write(kept)
+        except Conflict:
+            await self._look_again(service)
+            written = await self._write(kept)
+        self._written(service, kept, written)
+
+    def _lock(self, service: str) -> asyncio.Lock:
+        """One call at a time for a service: a map that is being written is not read by who takes the service in again."""
+        return self._locks.setdefault(service, asyncio.Lock())
+
+    async def _write(self, kept: ShardMap) -> objects.ShardMap:
         service = kept.service
         namespace, _, name = service.partition("/")
         body = body_of(kept, self._methods(service), self._owners.get(service))
         body["metadata"]["name"] = name
-        if service in self._versions:
-            body["metadata"]["resourceVersion"] = self._versions[service]
-            written = await self._client.replace(SHARD_MAP, namespace, name, body)
-        else:
-            written = await self._client.create(SHARD_MAP, namespace, body)
-        self._versions[service] = written.metadata.resource_version
+        if service not in self._versions:
+            return await self._client.create(SHARD_MAP, namespace, body)
+        body["metadata"]["resourceVersion"] = self._versions[service]
+        return await self._client.replace(SHARD_MAP, namespace, name, body)
+
+    async def _look_again(self, service: str) -> None:
+        """The object is another one than was known: go on when its map is ours all the same. Conflict when it is not."""
+        namespace, _, name = service.partition("/")
+        found = await self._client.get(SHARD_MAP, namespace, name)
+        there = map_of(found)
+        if not any(_same(there, one) for one in self._ours.get(service, ())):
+            raise Conflict(409, "Conflict", f"shard map {service}: generation {there.generation} was written by another leader")
+        self._versions[service] = found.metadata.resource_version
 
     def forget(self, service: str) -> None:
         """A service is no longer ours to place."""
-        self._owners.pop(service, None)
-        self._versions.pop(service, None)
+        for held in (self._owners, self._versions, self._ours):
+            held.pop(service, None)
+
+    def _written(self, service: str, kept: ShardMap, found: objects.ShardMap) -> None:
+        self._ours[service] = [kept]
+        self._versions[service] = found.metadata.resource_version
+
+
+def _same(a: ShardMap, b: ShardMap) -> bool:
+    """True when two maps say the same of every shard."""
+    shards = [[(e.owner, e.next, e.since) for e in one.entries] for one in (a, b)]
+    return a.generation == b.generation and a.journal_id == b.journal_id and shards[0] == shards[1]

@@ -53,6 +53,10 @@ class MoveBudget:
         self._moved_at: dict[int, float] = {}
         self._busy: Counter[str] = Counter()
 
+    def reconfigure(self, settings: PlacementSettings) -> None:
+        """Ration by other settings from now on; what has begun counts on."""
+        self._settings = settings
+
     def open_tick(self, now: float, entries: Iterable[Entry]) -> None:
         """Count the moves under way and forget rounds that are over."""
         self._busy = Counter(name for entry in entries if entry.moving for name in (entry.owner, entry.next))

@@ -30,6 +30,11 @@ class ShardsByPod:
         member = self._member(pod)
         return member is not None and member in self._placement.ready_members()
 
+    def function_concurrency_of_pod(self, pod: str) -> float:
+        """Commands at the pod's user function, on average since its last heartbeat; 0 before the first."""
+        member = self._member(pod)
+        return 0.0 if member is None else self._placement.states[member].function_concurrency
+
     def drain_pod(self, pod: str) -> None:
         """Move the pod's shards away, or free them when no other pod is left."""
         if (member := self._member(pod)) is not None:
@@ -54,6 +59,10 @@ class PlainByPod:
     def is_member(self, pod: str) -> bool:
         """True once the pod takes calls."""
         return pod in self._members.members
+
+    def function_concurrency_of_pod(self, pod: str) -> float:
+        """Nothing is known of it."""
+        return 0.0
 
     def drain_pod(self, pod: str) -> None:
         """Send the pod nothing more."""

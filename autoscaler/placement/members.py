@@ -34,6 +34,8 @@ class MemberState:
     """Shard → epoch, as it reported."""
     draining: bool = False
     journal_ok: bool = True
+    function_concurrency: float = 0.0
+    """Commands at its user function, on average over its last beat."""
 
 
 class Membership:
@@ -66,6 +68,7 @@ class Membership:
             return False
         state.heard, state.beats, state.generation, state.journal_ok = now, state.beats + 1, beat.generation, beat.journal_ok
         state.draining = state.draining or beat.draining
+        state.function_concurrency = beat.function_concurrency
         state.owned = {shard.shard: shard.epoch for shard in beat.owned}
         return True
 

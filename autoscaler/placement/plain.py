@@ -22,6 +22,11 @@ class PlainMembers:
         self.map: ShardMap = free_map(service, "", 0, 1)
         self.members: dict[str, pb.Member] = {}
 
+    def rename(self, service: str) -> None:
+        """The service is told by another name from now on."""
+        self.service = service
+        self.map = msgspec.structs.replace(self.map, service=service, generation=self.map.generation + 1)
+
     def set_members(self, revision: str, addresses: dict[str, str]) -> None:
         """The ready pods of a revision, name to host:port; pods of other revisions stay."""
         others = {name: member for name, member in self.members.items() if member.revision != revision}
@@ -50,6 +55,11 @@ class PlainMembers:
 
     def set_traffic(self, percentages: dict[str, float]) -> None:
         """The ingress shares traffic out between revisions; there is nothing to do here."""
+
+    @property
+    def quiet(self) -> bool:
+        """Time alone changes nothing."""
+        return True
 
     def tick(self, now: float) -> bool:
         """Nothing is decided here."""

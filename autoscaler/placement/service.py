@@ -41,6 +41,8 @@ class ServicePlacement:
         self._target: dict[int, str] = {}
         self._target_for: tuple[frozenset[str], tuple[tuple[str, float], ...]] | None = None
         self._fresh: set[str] = set()
+        self._free: ShardMap | None = None
+        """The last map in which nobody was named."""
         self._next_round = self._balance_from = 0.0
 
     # Members ------------------------------------------------------------------------------------------------------------
@@ -103,7 +105,23 @@ class ServicePlacement:
         """Share the shards out between revisions by these percentages; empty = all members are one pool."""
         self._traffic = dict(percentages)
 
+    def reconfigure(self, settings: PlacementSettings) -> None:
+        """Move shards as eagerly as these settings say from now on."""
+        if settings != self.settings:
+            self.settings = settings
+            self._budget.reconfigure(settings)
+            self._next_round = 0.0
+
     # Decisions ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """True when time alone changes nothing: there is no member, and nobody is named in the map."""
+        if self.states:
+            return False
+        if self._free is not self.map and not any(entry.owner or entry.next for entry in self.map.entries):
+            self._free = self.map
+        return self._free is self.map
 
     def tick(self, now: float) -> bool:
         """Decide; True when the map changed."""

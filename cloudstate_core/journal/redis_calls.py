@@ -37,9 +37,6 @@ from cloudstate_core.journal.redis_format import Names, entity_name, reading_scr
 
 COMMAND_WINDOW = 24 * 3600
 """Seconds that a command id is remembered."""
-MAX_ARGUMENT = 500_000_000
-"""Bytes that one argument may have: Redis itself takes 512 MB at most, and ends the connection beyond."""
-
 _CLUSTER = "it is a node of a Redis Cluster, which is not supported: the journal needs a server without cluster mode"
 _HINTS = {
     "OOM": "its memory is full (maxmemory): nothing was written",
@@ -76,8 +73,6 @@ class ShardCall:
     def add(self, place: int, operation: Operation) -> None:
         """Ask for one more operation. ValueError when it cannot be stored; then nothing was added."""
         keys, arguments = _ENCODERS[type(operation)](self.prefix, operation)
-        if max(map(len, arguments)) > MAX_ARGUMENT:
-            raise ValueError(f"a value of more than {MAX_ARGUMENT:,} bytes")
         self.keys += keys
         self.arguments += arguments
         self.asked.append((place, operation))
@@ -170,7 +165,10 @@ def settle(where: str, call: ShardCall, answer: list[Any] | str, outcomes: list[
             outcomes[place] = Refused(f"{where}: holds journal {answer[1].decode()} now: it lost the data that was acknowledged")
         return True
     for (place, operation), values in zip(call.asked, answer, strict=True):
-        outcomes[place] = _OUTCOMES[values[0]](operation, values, where)
+        try:
+            outcomes[place] = _OUTCOMES[values[0]](operation, values, where)
+        except ValueError as error:
+            outcomes[place] = Refused(f"{where}: what is stored of an entity cannot be read: {error}")
     return False
 
 

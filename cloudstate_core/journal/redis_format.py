@@ -20,14 +20,18 @@ from collections.abc import Sequence
 
 from cloudstate_core.journal.api import EntityKey, Value
 
+MAX_VALUE = 512_000_000
+"""Bytes of a value with room for its type URL; beyond 512 MiB Redis ends the connection."""
 HERE = pathlib.Path(__file__).parent
+_SIZES = [b"$%d\r\n" % size for size in range(512)]
 
 
 def packed(*arguments: bytes) -> bytes:
     """One command as it goes over the wire."""
     parts = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
-        parts += (b"$%d\r\n" % len(argument), argument, b"\r\n")
+        size = len(argument)
+        parts += (_SIZES[size] if size < len(_SIZES) else b"$%d\r\n" % size, argument, b"\r\n")
     return b"".join(parts)
 
 
@@ -79,7 +83,9 @@ def entity_name(entity: EntityKey) -> bytes:
 
 
 def stored(value: Value) -> bytes:
-    """A value as it is stored."""
+    """A value as it is stored. ValueError when it is too large."""
+    if len(value.data) > MAX_VALUE:
+        raise ValueError(f"a value of {len(value.data):,} bytes: Redis takes at most 512 MB")
     kind = value.type_url.encode()
     return b"%d %b%b" % (len(kind), kind, value.data)
 

@@ -1,9 +1,9 @@
 """The journal in a Redis server, used directly by every proxy of a service: the rules run inside the server, as Lua scripts.
 
-One thread with an event loop owns the one connection. What is submitted while a pipeline is under way gathers and goes out with the next, in
-one round trip. A batch is answered exactly once: with the server's outcomes; as Refused when it was never sent, or the server said that it
-did nothing; as Unknown when the connection was lost before the answer came. Connections are made again with back-off. A server that comes
-back without its data, or with other data, is not written to: its journal id tells.
+One thread with an event loop owns the one connection. What waits goes out together, in one pipeline, and some pipelines may be under way. A
+batch is answered exactly once: with the server's outcomes; as Refused when it was never sent, or the server said that it did nothing; as
+Unknown when the connection was lost before the answer came. Connections are made again with back-off. A server that comes back without its
+data, or with other data, is not written to: its journal id tells.
 """
 
 from __future__ import annotations
@@ -16,25 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from cloudstate_core.journal.api import (
-    Check,
-    Claimed,
-    Done,
-    Fenced,
-    Journal,
-    JournalError,
-    Layout,
-    Lookup,
-    Operation,
-    Outcome,
-    Raced,
-    Refused,
-    Sealed,
-    Unknown,
-)  # fmt: skip
+from cloudstate_core.journal.api import Done, Journal, JournalError, Layout, Operation, Refused
 from cloudstate_core.journal.redis_address import RedisAddress
-from cloudstate_core.journal.redis_calls import ShardCall, settle, shard_calls
-from cloudstate_core.journal.redis_format import SCRIPTS, Names, packed
+from cloudstate_core.journal.redis_flights import Batch, Flights, answer
+from cloudstate_core.journal.redis_format import Names, packed
 from cloudstate_core.journal.redis_layout import open_layout
 from cloudstate_core.journal.redis_link import Link, Lost, Unfit
 
@@ -44,12 +29,12 @@ RETRY_FIRST, RETRY_LAST = 0.05, 2.0
 """Seconds between attempts to connect: the first, and the longest."""
 MAX_WAITING = 20_000
 """Operations that may wait for the connection; more are refused."""
-GROUP = 2_000
+GROUP = 128
 """Operations of one pipeline; a larger batch is still sent whole."""
+DEPTH = 8
+"""Pipelines under way: while the server works on one, the next is made."""
 IDLE = 1.0
 """Seconds without work after which the server is asked whether it is still there."""
-
-_Batch = tuple[Sequence[Operation], Done]
 
 
 class RedisJournal:
@@ -66,7 +51,7 @@ class RedisJournal:
         self._names = Names(keyspace)
         self._layout: Layout | None = None
         self._lock = threading.Lock()
-        self._waiting: deque[_Batch] = deque()
+        self._waiting: deque[Batch] = deque()
         self._count = 0
         self._refusal = f"{self._where}: is not open yet"
         self._idle = self._closing = False
@@ -122,12 +107,14 @@ class RedisJournal:
         delay, told = RETRY_FIRST, ""
         while not self._closing:
             link, problem = Link(self._address), ""
+            flights: Flights | None = None
             try:
                 await link.connect()
                 self._layout = await open_layout(link, self._where, self._names, self._shard_count, self._layout)
+                flights = Flights(link, self._where, self._names, self._layout, self._epochs)
                 delay, told = RETRY_FIRST, ""
                 self._start_taking()
-                await self._serve(link)
+                await self._serve(flights, link)
             except Lost as error:
                 problem = f"{self._where}: the connection was lost: {error}"
             except Unfit as error:
@@ -137,8 +124,13 @@ class RedisJournal:
                 if self._layout is None:
                     self._tell(error)
                     return
+            except Exception as error:
+                log.exception("%s", self._where)
+                problem = f"{self._where}: a mistake of its own: {error!r}"
             finally:
                 await link.close()
+                if flights is not None:
+                    flights.abandon(problem)
                 self._stop_taking(problem or f"{self._where}: is closed")
             if problem and not self._closing:
                 if problem != told:
@@ -172,31 +164,27 @@ class RedisJournal:
             unsent, self._waiting = self._waiting, deque()
             self._count = 0
         for operations, done in unsent:
-            self._answer(done, [Refused(reason)] * len(operations))
-
-    def _answer(self, done: Done, outcomes: Sequence[Outcome]) -> None:
-        try:
-            done(outcomes)
-        except Exception:  # the caller's fault must not end the journal of everybody else
-            log.exception("the receiver of a journal answer failed")
+            answer(done, [Refused(reason)] * len(operations))
 
     # Serving ------------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, link: Link) -> None:
-        """Send what waits, until closed; Lost, Unfit or JournalError when the server must be looked at anew."""
+    async def _serve(self, flights: Flights, link: Link) -> None:
+        """Keep pipelines under way, until closed; Lost or Unfit when the server must be looked at anew."""
         while True:
-            group = self._take()
-            if group:
-                await self._perform(link, group)
-            elif self._closing:
+            while len(flights) < DEPTH and (group := self._take()):
+                await flights.send(group)
+            if flights:
+                await flights.receive()
+            elif self._closing and not self._waiting:
                 return
             else:
                 await self._wait(IDLE)
                 if self._idle and not self._closing:
                     await link.exchange([packed(b"PING")], 1)
 
-    def _take(self) -> list[_Batch]:
-        group: list[_Batch] = []
+    def _take(self) -> list[Batch]:
+        """What goes out next: whole batches."""
+        group: list[Batch] = []
         size = 0
         with self._lock:
             while self._waiting and size < GROUP:
@@ -206,65 +194,3 @@ class RedisJournal:
             self._count -= size
             self._idle = not group
         return group
-
-    async def _perform(self, link: Link, group: list[_Batch]) -> None:
-        """One pipeline for a group of batches; each batch gets its outcomes, whatever happens."""
-        operations = [operation for batch, _ in group for operation in batch]
-        outcomes: list[Outcome | None] = [None] * len(operations)
-        reason = "ended by a mistake of its own"
-        try:
-            calls = shard_calls(self._where, self._names, self.layout, enumerate(operations), outcomes)
-            anew = await self._exchange(link, calls, outcomes)
-        except Lost as error:
-            reason = f"the connection was lost before the answer came: {error}"
-            raise
-        finally:
-            settled = [outcome or Unknown(f"{self._where}: {reason}") for outcome in outcomes]
-            begin = 0
-            for batch, done in group:
-                self._answer(done, settled[begin : begin + len(batch)])
-                begin += len(batch)
-        if anew:
-            raise Unfit(f"{self._where}: the server is not what it was when it was connected to: {anew}")
-
-    async def _exchange(self, link: Link, calls: dict[int, ShardCall], outcomes: list[Outcome | None], load: bool = False) -> str:
-        """Ask, and put the outcomes in their places. Why the server must be looked at anew; '' if it need not."""
-        loads = [script.load() for script in SCRIPTS] if load else []
-        problem: Lost | None = None
-        try:
-            answers = await link.exchange([*loads, *(call.packed() for call in calls.values())], len(loads) + len(calls))
-        except Lost as error:
-            answers, problem = error.answers, error
-        anew = ""
-        unloaded: dict[int, ShardCall] = {}
-        readable: list[tuple[int, Operation]] = []
-        for (shard, call), answer in zip(calls.items(), answers[len(loads) :], strict=problem is None):
-            if not load and isinstance(answer, str) and answer.startswith("NOSCRIPT"):
-                unloaded[shard] = call
-                continue
-            if settle(self._where, call, answer, outcomes):
-                anew = str(answer)
-            if isinstance(answer, str) and answer.startswith("OOM"):
-                readable += [(place, operation) for place, operation in call.asked if isinstance(operation, Check | Lookup)]
-            self._watch(shard, [outcomes[place] for place, _ in call.asked])
-        if problem is not None:
-            raise problem
-        if unloaded:
-            anew = await self._exchange(link, unloaded, outcomes, load=True)
-        if readable:  # nothing was written, so what only reads may as well be asked alone
-            anew = await self._exchange(link, shard_calls(self._where, self._names, self.layout, readable, outcomes), outcomes)
-        return anew
-
-    def _watch(self, shard: int, outcomes: Sequence[Outcome | None]) -> None:
-        """Epochs only grow, unless the store has lost acknowledged writes: that is told once."""
-        for outcome in outcomes:
-            if isinstance(outcome, Claimed):
-                epoch = outcome.token.epoch
-            elif isinstance(outcome, Sealed | Fenced | Raced):
-                epoch = outcome.epoch
-            else:
-                continue
-            if epoch < self._epochs.get(shard, 0):
-                was = self._epochs[shard]
-                log.error("%s: shard %d is at epoch %d, was at %d: the store lost acknowledged writes", self._where, shard, epoch, was)
-            self._epochs[shard] = epoch

@@ -101,16 +101,32 @@ class Link:
             raise Unfit(f"journal {self._address}: {explained('LOADING')}")
 
     async def exchange(self, commands: Sequence[bytes], count: int) -> list[Answer]:
-        """Send commands in one go and read their answers. Lost when the connection breaks or is silent for too long."""
+        """Send commands and read their answers, when nothing else is under way. Lost as `send` and `receive`."""
+        await self.send(commands)
+        return await self.receive(count)
+
+    async def send(self, commands: Sequence[bytes]) -> None:
+        """Send commands in one go. Lost when the connection breaks, or takes nothing for too long."""
         data = b"".join(commands)
-        answers: list[Answer] = []
-        loop = asyncio.get_running_loop()
+        limit = ANSWER_LIMIT + len(data) / BYTES_PER_SECOND
         try:
-            async with asyncio.timeout(ANSWER_LIMIT + len(data) / BYTES_PER_SECOND) as limit:
+            async with asyncio.timeout(limit):
                 await self._connection.send_packed_command(data, check_health=False)
+        except _LOST as error:
+            raise Lost(str(error) or f"nothing was taken within {limit:.1f} s", []) from error
+
+    async def receive(self, count: int) -> list[Answer]:
+        """Read so many answers. Lost when the connection breaks or is silent for too long."""
+        answers: list[Answer] = []
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT) as limit:
                 for _ in range(count):
                     answers.append(await self._answer())
-                    limit.reschedule(loop.time() + ANSWER_LIMIT)
+                    if (now := clock()) - started > ANSWER_LIMIT / 10:
+                        started = now
+                        limit.reschedule(now + ANSWER_LIMIT)
         except _LOST as error:
             raise Lost(str(error) or f"no answer within {ANSWER_LIMIT:g} s", answers) from error
         return answers

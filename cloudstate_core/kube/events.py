@@ -10,7 +10,7 @@ import logging
 import secrets
 from datetime import UTC, datetime
 
-from cloudstate_core.kube.api import Kind, KubeError
+from cloudstate_core.kube.api import Body, Kind, KubeError, TooManyRequests
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import EVENT
 from cloudstate_core.kube.objects import Object
@@ -21,6 +21,11 @@ NOTE_LIMIT = 1_000
 INSTANCE_LIMIT = 128
 """Characters of a reporter's name that the API takes."""
 
+AT_ONCE = 8
+"""Writes under way at once: what is told of many objects after a start must not crowd out other calls."""
+TRIES, PATIENCE = 5, 0.5
+"""How often a write is tried that the API server is too busy for, and the least seconds in between."""
+
 
 class Recorder:
     """Writes events as `component`."""
@@ -29,6 +34,7 @@ class Recorder:
         self._client, self._component, self._instance = client, component, instance[:INSTANCE_LIMIT]
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: dict[tuple[str, str], str] = {}
+        self._gate = asyncio.Semaphore(AT_ONCE)
 
     def tell(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool = False) -> None:
         """Write an event about an object, unless its last one of this reason said the same."""
@@ -44,6 +50,12 @@ class Recorder:
         """An object is gone."""
         for key in [key for key in self._told if key[0] == uid]:
             del self._told[key]
+
+    async def close(self) -> None:
+        """Give up what is not written yet."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _write(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool) -> None:
         metadata = subject.metadata
@@ -65,6 +77,17 @@ class Recorder:
             "reportingInstance": self._instance,
         }
         try:
-            await self._client.create(EVENT, metadata.namespace or "default", body)
+            async with self._gate:
+                await self._create(metadata.namespace or "default", body)
         except KubeError as error:
             log.info("event %s about %s was not written: %s", reason, metadata.key, error)
+
+    async def _create(self, namespace: str, body: Body) -> None:
+        for left in reversed(range(TRIES)):
+            try:
+                await self._client.create(EVENT, namespace, body)
+                return
+            except TooManyRequests as error:
+                if not left:
+                    raise
+                await asyncio.sleep(max(error.retry_after, PATIENCE))

@@ -12,14 +12,15 @@ CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap", objects.ConfigMap)
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", objects.Object)
 EVENT = Kind("events.k8s.io", "v1", "events", "Event", objects.Object)
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", objects.Deployment)
+ENDPOINTS = Kind("", "v1", "endpoints", "Endpoints", objects.Object)
 ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", objects.EndpointSlice)
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease", objects.Lease)
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", objects.Object)
 MUTATING_WEBHOOK = Kind(
-    "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", objects.Object
+    "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", objects.WebhookConfiguration
 )
 VALIDATING_WEBHOOK = Kind(
-    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", objects.Object
+    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", objects.WebhookConfiguration
 )
 KNATIVE_SERVICE = Kind("serving.knative.dev", "v1", "services", "Service", objects.Object)
 REVISION = Kind("serving.knative.dev", "v1", "revisions", "Revision", objects.Revision)

@@ -29,6 +29,7 @@ DURATION = 15.0
 RENEW_WITHIN = 10.0
 STOP_WITHIN = 4.0
 RETRY = 2.0
+RELEASE_WITHIN = 2.0
 
 
 class StillWorking(RuntimeError):
@@ -76,9 +77,9 @@ class Election:
                 await asyncio.sleep(RETRY)
         except StillWorking:
             raise
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
             with contextlib.suppress(KubeError, TimeoutError, asyncio.CancelledError):
-                async with asyncio.timeout(RETRY):
+                async with asyncio.timeout(RELEASE_WITHIN):
                     await self._release()
             raise
 

@@ -78,6 +78,25 @@ class Secret(Object, frozen=True):
     type: str = ""
 
 
+class ClientConfig(Struct, frozen=True):
+    """How a webhook is reached: the part that its server keeps."""
+
+    ca_bundle: str = ""
+
+
+class AdmissionWebhook(Struct, frozen=True):
+    """One webhook of a configuration."""
+
+    name: str = ""
+    client_config: ClientConfig = ClientConfig()
+
+
+class WebhookConfiguration(Object, frozen=True):
+    """A MutatingWebhookConfiguration or ValidatingWebhookConfiguration."""
+
+    webhooks: tuple[AdmissionWebhook, ...] = ()
+
+
 class LeaseSpec(Struct, frozen=True):
     """Who leads, and since when."""
 
@@ -163,6 +182,8 @@ class Port(Struct, frozen=True):
 
     name: str = ""
     port: int = 0
+    target_port: int | str = 0
+    app_protocol: str = ""
 
 
 class ServiceSpec(Struct, frozen=True):
@@ -170,6 +191,7 @@ class ServiceSpec(Struct, frozen=True):
 
     cluster_ip: str = msgspec.field(default="", name="clusterIP")
     ports: tuple[Port, ...] = ()
+    selector: dict[str, str] = {}
 
 
 class Service(Object, frozen=True):
@@ -286,11 +308,17 @@ class AutoscalingPolicy(Object, frozen=True):
     status: dict[str, Any] = {}
 
 
+class StoreStatus(ConditionsStatus, frozen=True):
+    """Whether a store can be used, as of one generation of its spec."""
+
+    observed_generation: int = 0
+
+
 class StatefulStore(Object, frozen=True):
     """A StatefulStore; its spec is checked and read by the revision controller."""
 
     spec: dict[str, Any] = {}
-    status: ConditionsStatus = ConditionsStatus()
+    status: StoreStatus = StoreStatus()
 
 
 class ShardEntry(Struct, frozen=True, omit_defaults=True):

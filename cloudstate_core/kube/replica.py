@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from cloudstate_core.kube.client import KubeClient
-from cloudstate_core.kube.leader import Election
+from cloudstate_core.kube.leader import Election, StillWorking
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +91,16 @@ class Replica:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except StillWorking:
+            tasks.clear()  # nothing is waited for: the loop must stop before another replica leads
+            raise
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await runner.cleanup()
-            await client.close()
+            if tasks:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await runner.cleanup()
+                await client.close()
 
     def _admin(self) -> web.Application:
         async def alive(_: web.Request) -> web.Response:

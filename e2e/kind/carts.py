@@ -15,7 +15,7 @@ import grpc.aio
 from .conftest import INGRESS, LIMIT, ROOT
 
 sys.path.insert(0, str(ROOT / "samples/shopping-cart"))
-from pb.shoppingcart import shoppingcart_pb2 as pb  # noqa: E402
+from pb.shoppingcart import shoppingcart_pb2 as pb
 
 PATH = "/com.example.shoppingcart.ShoppingCart"
 PRODUCT = "apple"

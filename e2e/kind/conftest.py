@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import statistics
 import subprocess
 import time
@@ -37,6 +38,7 @@ class Cluster:
     def __init__(self, kubeconfig: str, namespace: str) -> None:
         self.namespace = namespace
         path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
+        self.kubeconfig = kubeconfig
         self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:
@@ -83,6 +85,19 @@ class Cluster:
         """The pods that own shards of a stateful service at present."""
         shards = self.get("shardmap", service)["spec"]["shards"]
         return sorted({entry["owner"].partition("/")[0] for entry in shards if entry.get("owner")})
+
+    def create(self, service: Json) -> None:
+        """Create a Knative Service as a user would: with `kn` where it is installed, else by the YAML that `kn` would send."""
+        if shutil.which("kn") is None:
+            self.apply(service)
+            return
+        template = service["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        command = ["kn", "service", "create", service["metadata"]["name"], "--namespace", self.namespace, "--image", container["image"], "--no-wait"]
+        for option, values in (("--annotation", template["metadata"]["annotations"]), ("--label", template["metadata"].get("labels", {}))):
+            command += [part for key, value in values.items() for part in (option, f"{key}={value}")]
+        command += [part for entry in container.get("env", ()) for part in ("--env", f"{entry['name']}={entry['value']}")]
+        subprocess.run(command, env=self._environment, check=True, timeout=LIMIT)
 
     def refusal(self, body: Json) -> str:
         """What a user is told whose object is refused."""
@@ -200,14 +215,27 @@ def cluster(kubeconfig: str) -> Iterator[Cluster]:
         ours.kubectl("delete", "namespace", ours.namespace, "--wait=false")
 
 
+class Measured:
+    """Medians of what tests measured; they go to build/results/e2e.json at the end."""
+
+    def __init__(self) -> None:
+        self.rows: list[results.Row] = []
+
+    def __call__(
+        self, name: str, values: Sequence[float], unit: str, peer: tuple[str, Sequence[float], float] | None = None, bar: float | None = None
+    ) -> None:
+        """Record values; `peer` = its name, its values, and the bar for the ratio; `bar` is for the value where there is no peer."""
+        value = statistics.median(values)
+        if peer is None:
+            self.rows.append(results.Row(name, value, unit, bar=bar))
+        else:
+            self.rows.append(results.Row(name, value, unit, peer[0], statistics.median(peer[1]), peer[2]))
+
+
 @pytest.fixture(scope="session")
-def measured() -> Iterator[Callable[[str, Sequence[float], str], None]]:
-    """`measured(name, values, unit)` records a median; all go to build/results/e2e.json at the end."""
-    rows: list[results.Row] = []
-
-    def add(name: str, values: Sequence[float], unit: str) -> None:
-        rows.append(results.Row(name, statistics.median(values), unit))
-
-    yield add
-    if rows:
-        results.write("e2e", rows, ROOT / results.FOLDER)
+def measured() -> Iterator[Measured]:
+    """Records figures."""
+    made = Measured()
+    yield made
+    if made.rows:
+        results.write("e2e", made.rows, ROOT / results.FOLDER)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from .carts import Carts
-from .conftest import CART, Cluster, Json, Product, cart_service, seen, soon
+from cloudstate_core.kube import kinds
+from cloudstate_core.kube.client import KubeClient
 
+from .carts import Carts
+from .conftest import CART, LIMIT, Cluster, Json, Product, cart_service, seen, soon
+
+FROM_ZERO = 2
 PACE = {"autoscaling.knative.dev/target": "4", "autoscaling.knative.dev/max-scale": "4", "autoscaling.knative.dev/window": "6s"}
 
 
 @pytest.fixture
 async def cart(product: Product, cluster: Cluster) -> AsyncIterator[Carts]:
     """A cart service that is Ready, and a client of it."""
-    cluster.apply(product.store("carts"), cart_service("carts", PACE))
+    cluster.apply(product.store("carts"))
+    cluster.create(cart_service("carts", PACE))
     cluster.until_ready(CART)
     carts = Carts(cluster.host(CART))
     yield carts
@@ -28,11 +34,40 @@ async def cart(product: Product, cluster: Cluster) -> AsyncIterator[Carts]:
 async def test_a_command_is_kept_through_zero(cart: Carts, cluster: Cluster, measured: Any) -> None:
     assert await cart.add("ann")
     assert await cart.quantity("ann") == 1
-    await soon(lambda: not cluster.living(CART), "no living pod")
-    began = time.monotonic()
-    assert await cart.quantity("ann") == 1
-    measured("stateful cart: from zero to the answer", [time.monotonic() - began], "s")
+    from_zero, own_share = [], []
+    for _ in range(FROM_ZERO):
+        await soon(lambda: not cluster.living(CART), "no living pod")
+        async with first_ready_pod(cluster) as ready:
+            began = time.monotonic()
+            assert await cart.quantity("ann") == 1
+            answered = time.monotonic()
+            from_zero.append(answered - began)
+            own_share.append(answered - await asyncio.wait_for(ready, LIMIT))
+    measured("stateful cart: from zero to the answer", from_zero, "s")
+    measured("stateful cart: from the kubelet's Ready to the answer (below zero: answered before)", own_share, "s", bar=0.3)
     assert seen(cluster, "Paired", "revision"), "an event says that the revision was paired"
+
+
+@contextlib.asynccontextmanager
+async def first_ready_pod(cluster: Cluster) -> AsyncIterator[asyncio.Future[float]]:
+    """When the kubelet first called a pod of the cart Ready that was not there before, on the monotonic clock."""
+    kube = await KubeClient.connect(cluster.kubeconfig)
+    known, version = await kube.list(kinds.POD, cluster.namespace)
+    before = {pod.metadata.uid for pod in known}
+    ready: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def follow() -> None:
+        async for _, pod in kube.watch(kinds.POD, version, cluster.namespace):
+            if pod.ready and pod.metadata.uid not in before and not ready.done():
+                ready.set_result(time.monotonic())
+
+    task = asyncio.create_task(follow())
+    try:
+        yield ready
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await kube.close()
 
 
 async def test_commands_that_wait_at_zero_are_applied_once_each(cart: Carts, cluster: Cluster) -> None:
@@ -135,4 +170,4 @@ async def test_a_bad_annotation_is_refused_with_the_key_the_value_and_the_rule(p
     told = cluster.refusal(cart_service("carts", {}, {"cloudstate.io/shards": "many"}))
     assert "annotation cloudstate.io/shards: 'many' must be a whole number from 1 to 4096" in told
     told = cluster.refusal(cart_service("carts", {}, {"cloudstate.io/stateful-shop": "carts"}))
-    assert "annotation cloudstate.io/stateful-shop: is not known; the keys are" in told
+    assert "annotation cloudstate.io/stateful-shop: no such key (its value is 'carts'); the keys are" in told

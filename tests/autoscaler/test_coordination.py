@@ -12,7 +12,14 @@ import grpc.aio
 import pytest
 
 from autoscaler.coordination import CoordinationServer, RevisionSpec
+from autoscaler.fleet import Phase
+from autoscaler.placement.by_pod import ShardsByPod
+from autoscaler.placement.service import ServicePlacement
+from autoscaler.revision_scaler import RevisionScaler
+from autoscaler.scaling_loop import Pod, ScalingLoop
+from autoscaler.settings import effective
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.policy import parse_policy
 from cloudstate_core.shard_map import ShardMap
 
 SERVICE, SHARDS = "ns/cart", 16
@@ -48,7 +55,7 @@ class Proxy(Stream):
 
     def __init__(self, channel: grpc.aio.Channel, name: str, revision: str = "cart-1", journal: str = "j1", shards: int = SHARDS) -> None:
         super().__init__(channel, JOIN, pb.JoinRequest, pb.JoinResponse)
-        self.name = name
+        self.name, self.at_function = name, 0.0
         address = {"data_address": f"{name}:9000", "peer_address": f"{name}:8559"}
         member = pb.Member(member_id=name, pod=name.partition("#")[0], revision=revision, **address)
         method = pb.Method(path="/shop.Cart/Get", persistence_id="cart", key_fields=[pb.KeyField(numbers=[1], type=9)])
@@ -75,7 +82,9 @@ class Proxy(Stream):
 
     async def beat(self, sent_at: int = 1) -> None:
         owned = [pb.OwnedShard(shard=s, epoch=1, load=0.01) for s in self.given()]
-        beat = pb.Heartbeat(sent_at=sent_at, owned=owned, journal_ok=True, generation=self.generation)
+        beat = pb.Heartbeat(
+            sent_at=sent_at, owned=owned, journal_ok=True, generation=self.generation, function_concurrency=self.at_function
+        )
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self.call.write(pb.JoinRequest(heartbeat=beat))
 
@@ -108,6 +117,7 @@ class Leader:
         self.refuse_to_keep = False
         self.server = CoordinationServer(time.monotonic, self._keep)
         self.channel: grpc.aio.Channel
+        self.placement: ServicePlacement
 
     async def _keep(self, shard_map: ShardMap) -> None:
         if self.refuse_to_keep:
@@ -118,7 +128,7 @@ class Leader:
 @pytest.fixture
 async def leader() -> AsyncIterator[Leader]:
     found = Leader()
-    found.server.add_service(SERVICE, SHARDS, ("cart.example.com",), "cart-1", container_concurrency=7, timeout_seconds=11)
+    found.placement = found.server.add_service(SERVICE, SHARDS, ("cart.example.com",), "cart-1", container_concurrency=7, timeout_seconds=11)
     port = await found.server.start("127.0.0.1", 0)
     task = asyncio.create_task(found.server.run())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as found.channel:
@@ -252,3 +262,40 @@ async def test_a_later_leader_goes_on_above_every_earlier_generation(leader: Lea
     assert restarted.add_service(SERVICE, SHARDS, (), "cart-1", kept=kept).map == kept
     await asyncio.sleep(0.002)
     assert CoordinationServer(time.monotonic).add_service(SERVICE, SHARDS, (), "cart-1").map.generation > kept.generation
+
+
+class Pods:
+    """The running pods of a revision, and how many were started besides."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.started = names, 0
+
+    def pods(self) -> list[Pod]:
+        return [Pod(name, Phase.READY, 0.0) for name in self.names]
+
+    async def start(self) -> None:
+        self.started += 1
+
+    async def stop(self, name: str) -> None:
+        raise AssertionError(f"{name} was stopped")
+
+
+async def test_what_proxies_tell_of_their_functions_scales_their_revision(leader: Leader) -> None:
+    """Two pods of one revision tell 1.5 and 2 commands at their functions, a pod of another one tells 50: at 1 a pod, four are wanted."""
+    document = {
+        "apiVersion": "autoscaling.cloudstate.io/v1alpha1", "kind": "AutoscalingPolicy", "metadata": {"name": "p"},
+        "spec": {"metrics": [{"type": "FunctionConcurrency", "target": 1}]},
+    }  # fmt: skip
+    first, second, other = (Proxy(leader.channel, name, revision) for name, revision in (("a#1", "cart-1"), ("b#1", "cart-1"), ("c#1", "cart-2")))
+    first.at_function, second.at_function, other.at_function = 1.5, 2.0, 50.0
+    for proxy in (first, second, other):
+        await proxy.join()
+    shards = ShardsByPod(leader.placement)
+    await first.beat_until(
+        lambda: all(map(shards.is_member, "abc")) and all(map(shards.function_concurrency_of_pod, "abc")), "all have told", second, other
+    )
+    pods = Pods("a", "b")
+    loop = ScalingLoop(RevisionScaler(effective({}, parse_policy(document))), pods, shards, time.monotonic)
+    loop.heard("activator")
+    await loop.tick()
+    assert (loop.state.wanted, pods.started) == (4, 2)

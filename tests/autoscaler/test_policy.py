@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from autoscaler.annotations import PREFIX
 from autoscaler.config import parse_config
-from autoscaler.durations import parse_duration
-from autoscaler.policy import PolicyError, parse_policy
 from autoscaler.settings import effective, placement_settings
+from cloudstate_core.durations import parse_duration
+from cloudstate_core.policy import PolicyError, parse_policy
 
 FULL = """
 apiVersion: autoscaling.cloudstate.io/v1alpha1
@@ -37,6 +37,27 @@ spec:
 
 def of(**spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": "cart"}, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kind": "AutoScalingPolicy"}, "kind: 'AutoScalingPolicy' must be AutoscalingPolicy"),
+        ({"kind": None}, "kind: None must be AutoscalingPolicy"),
+        ({"apiVersion": "autoscaling.cloudstate.io/v1"}, "apiVersion: 'autoscaling.cloudstate.io/v1' must be autoscaling.cloudstate.io/v1alpha1"),
+        ({"scale": {"min": 1}}, "scale: is not a field; fields are apiVersion, kind, metadata, spec, status"),
+        ({"Spec": {}}, "Spec: is not a field; fields are apiVersion, kind, metadata, spec, status"),
+    ],
+)
+def test_a_document_that_is_no_policy_is_refused(changes: dict[str, Any], says: str) -> None:
+    document = {**yaml.safe_load(FULL), **changes}
+    with pytest.raises(PolicyError) as error:
+        parse_policy(document)
+    assert str(error.value) == f"AutoscalingPolicy cart: {says}"
+
+
+def test_a_policy_as_the_cluster_tells_it_is_read() -> None:
+    assert parse_policy({**yaml.safe_load(FULL), "status": {"matched": 1}}).name == "cart"
 
 
 def test_every_field_arrives() -> None:

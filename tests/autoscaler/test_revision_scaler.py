@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.policy import parse_policy
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.settings import effective
+from cloudstate_core.policy import parse_policy
 
 GOLDEN = pathlib.Path(os.environ.get("KNATIVE_GOLDEN", pathlib.Path(__file__).parent.parent / "data/knative_golden.json"))
 TEN = [{"type": "Concurrency", "target": 10}]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
 from autoscaler.fleet import Phase
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import SILENCE, Pod, ScalingLoop
-from autoscaler.settings import effective
+from autoscaler.settings import ScaleSettings, effective
+from cloudstate_core.policy import parse_policy
 
 PREFIX = "autoscaling.knative.dev/"
 ONE_EACH = {f"{PREFIX}window": "6s", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100"}
@@ -14,12 +22,12 @@ ONE_EACH = {f"{PREFIX}window": "6s", f"{PREFIX}target": "1", f"{PREFIX}target-ut
 class World:
     """Driver, shards and clock in one; a pod is a member as soon as it is started."""
 
-    def __init__(self, annotations: dict[str, str] | None = None) -> None:
-        self.now, self.started = 100.0, 0
+    def __init__(self, settings: ScaleSettings | None = None, tick: float = 2.0) -> None:
+        self.now, self.started, self.at_function = 100.0, 0, 0.0
         self.running: dict[str, Pod] = {}
         self.shards: dict[str, int] = {}
         self.log: list[tuple[str, str]] = []
-        self.loop = ScalingLoop(RevisionScaler(effective(annotations or ONE_EACH, None)), self, self, lambda: self.now)
+        self.loop = ScalingLoop(RevisionScaler(settings or effective(ONE_EACH, None)), self, self, lambda: self.now, tick)
 
     def pods(self) -> list[Pod]:
         return list(self.running.values())
@@ -42,6 +50,9 @@ class World:
 
     def is_member(self, pod: str) -> bool:
         return pod in self.running
+
+    def function_concurrency_of_pod(self, pod: str) -> float:
+        return self.at_function
 
     def drain_pod(self, pod: str) -> None:
         self.log.append(("drain", pod))
@@ -90,6 +101,97 @@ async def test_lost_statistics_are_not_absence_of_load() -> None:
 
 async def test_a_rate_is_taken_over_the_time_that_has_passed() -> None:
     rps = {f"{PREFIX}metric": "rps", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100", f"{PREFIX}window": "6s"}
-    world = World(rps)
+    world = World(effective(rps, None))
     await world.seconds(8, 0.5)
     assert len(world.running) == 1, "one request each second is one request a second, however long a tick is meant to be"
+
+
+def policy(**spec: Any) -> ScaleSettings:
+    document = {"apiVersion": "autoscaling.cloudstate.io/v1alpha1", "kind": "AutoscalingPolicy", "metadata": {"name": "p"}, "spec": spec}
+    return effective({}, parse_policy(document))
+
+
+async def test_commands_at_the_functions_of_all_pods_are_a_demand() -> None:
+    world = World(policy(metrics=[{"type": "FunctionConcurrency", "target": 2}], windows={"stable": "6s"}))
+    await world.seconds(2, 0.5)
+    assert len(world.running) == 1, "a request brings the first pod: it has nothing to tell before"
+    world.at_function = 3.0
+    await world.seconds(1, 0.0)
+    assert len(world.running) == 2
+    world.at_function = 0.0
+    await world.seconds(60, 0.0)
+    assert world.running == {}
+
+
+class Ticks(World):
+    """Counts its ticks while the loop runs by itself."""
+
+    def __init__(self, settings: ScaleSettings) -> None:
+        super().__init__(settings, tick=0.001)
+        self.ticks = 0
+
+    def pods(self) -> list[Pod]:
+        self.ticks += 1
+        self.now += 1.0
+        return super().pods()
+
+    async def until(self, condition: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + 30.0
+        while not condition():
+            assert time.monotonic() < deadline, f"not reached: {what}"
+            await asyncio.sleep(0.001)
+
+
+ZERO = {"metrics": [{"type": "Concurrency", "target": 1}], "windows": {"stable": "6s"}, "scaleToZero": {"gracePeriod": "1s"}}
+
+
+def a_request(world: Ticks) -> None:
+    world.loop.on_stats("a", 0.0, 1)
+
+
+def a_minimum(world: Ticks) -> None:
+    world.loop.reconfigure(policy(**ZERO, scale={"min": 1}))
+
+
+def a_pod(world: Ticks) -> None:
+    world.running["foreign"], world.shards["foreign"] = Pod("foreign", Phase.STARTING, world.now), 0
+    world.loop.wake()
+
+
+@pytest.mark.parametrize("event", [a_request, a_minimum, a_pod])
+async def test_a_revision_at_zero_does_not_tick_until_something_happens(event: Callable[[Ticks], None]) -> None:
+    world = Ticks(policy(**ZERO, scale={"initial": 0}))
+    task = asyncio.create_task(world.loop.run())
+    await world.until(lambda: world.ticks == 1, "the first tick")
+    await asyncio.sleep(0.05)
+    assert world.ticks == 1
+    event(world)
+    await world.until(lambda: world.ticks >= 3 and world.running, "ticks again, with a pod")
+    task.cancel()
+
+
+async def test_a_revision_that_a_route_leads_to_again_gets_its_minimum() -> None:
+    world = Ticks(policy(**ZERO, scale={"min": 2, "initial": 0}))
+    world.loop.reachable = False
+    task = asyncio.create_task(world.loop.run())
+    await world.until(lambda: world.ticks >= 1, "the first tick")
+    await asyncio.sleep(0.05)
+    before = world.ticks
+    await asyncio.sleep(0.05)
+    assert (world.ticks, world.running) == (before, {})
+    world.loop.reachable = True
+    await world.until(lambda: len(world.running) == 2, "the minimum")
+    task.cancel()
+
+
+async def test_a_rate_after_a_rest_is_taken_over_a_tick_and_not_over_the_rest() -> None:
+    metrics = [{"type": "RequestsPerSecond", "target": 10}]
+    world = Ticks(policy(metrics=metrics, scale={"initial": 0}, windows={"stable": "6s"}))
+    task = asyncio.create_task(world.loop.run())
+    await world.until(lambda: world.ticks == 1, "the first tick")
+    await asyncio.sleep(0.05)
+    world.now += 10_000
+    world.loop.on_stats("a", 5.0, 100)
+    await world.until(lambda: world.running, "pods")
+    assert len(world.running) >= 4
+    task.cancel()

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -135,16 +136,16 @@ def thread_paused(journal: Journal, token: Token) -> Iterator[None]:
 
 
 def count_round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of commands of each exchange from now on."""
+    """The number of commands of each pipeline from now on."""
     trips: list[int] = []
-    exchange = Link.exchange
+    send = Link.send
 
-    async def counted(self: Link, commands: Sequence[bytes], count: int) -> list[Any]:
-        if count and b"PING" not in commands[0]:
-            trips.append(count)
-        return await exchange(self, commands, count)
+    async def counted(self: Link, commands: Sequence[bytes]) -> None:
+        if b"PING" not in commands[0]:
+            trips.append(len(commands))
+        await send(self, commands)
 
-    monkeypatch.setattr(Link, "exchange", counted)
+    monkeypatch.setattr(Link, "send", counted)
     return trips
 
 
@@ -437,6 +438,7 @@ def test_tls_is_spoken_with_servers_that_can_be_trusted_only(
     journal = RedisJournal(redis_address(url), keyspace, SHARDS, opened.set_result)
     while "certificate verify failed" not in caplog.text:
         assert not opened.done()
+        time.sleep(0.01)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     assert opened.result(PATIENCE) is journal
     assert isinstance(run(journal, Claim(0, -1, 1, "p", b"n"), Activate(0, Token(1, b"n"), CART, b"b"))[1], Active)
@@ -448,6 +450,16 @@ def test_an_entity_that_is_ahead_of_its_shard_is_not_taken_back(journal: RedisJo
     token = bound(journal)
     shared_redis.cli("HSET", f"cs:{{{keyspace}:0}}:h:4.3:cart:ann", "epoch", "9")
     assert run(journal, Activate(0, token, CART, b"c")) == [Fenced(9)]
+
+
+def test_an_entity_whose_events_cannot_be_read_is_refused_alone(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    run(journal, append(token, 0))
+    shared_redis.cli("LSET", f"cs:{{{keyspace}:0}}:e:4.3:cart:ann", "0", "no length")
+    refused, current = run(journal, Activate(0, token, CART, b"c"), Check(0, token))
+    assert isinstance(refused, Refused)
+    assert "cannot be read" in refused.reason
+    assert current == Current()
 
 
 @pytest.mark.parametrize("gone", ["e", "h"])

@@ -268,6 +268,7 @@ def test_a_journal_opens_once_its_server_is_there(connect: Callable[[str], Opene
     opened = connect(server.url)
     while "cannot be reached" not in caplog.text:
         assert not opened.result.done()
+        time.sleep(0.01)
     assert isinstance(run(opened.journal, Check(0, Token(0, b"")))[0], Refused)
     server.start()
     bound(opened.ready())

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pathlib
 import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
+import yaml
 
-from cloudstate_core.kube import kinds
-from cloudstate_core.kube.api import KubeError
+from cloudstate_core.kube import kinds, objects
+from cloudstate_core.kube.api import Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
 
 T = TypeVar("T")
@@ -57,6 +60,27 @@ async def namespace(kube: KubeClient) -> AsyncIterator[str]:
     await kube.delete(kinds.NAMESPACE, "", name)
 
 
+async def as_account(kube: KubeClient, namespace: str, account: str, folder: pathlib.Path) -> str:
+    """Path of a kubeconfig with which a process is that ServiceAccount and nobody else."""
+    token: Kind[_Token] = Kind("authentication.k8s.io", "v1", "tokenrequests", "TokenRequest", _Token)
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+    body = {"apiVersion": token.api_version, "kind": token.kind, "spec": {"expirationSeconds": 3600}}
+    granted = msgspec.json.decode(await kube._call("POST", path, body=body), type=_Token)
+    config = yaml.safe_load(pathlib.Path(os.environ["CLOUDSTATE_ENVTEST"]).read_text())
+    config["users"][0]["user"] = {"token": granted.status.token}
+    made = folder / f"{account}.kubeconfig"
+    made.write_text(yaml.safe_dump(config))
+    return str(made)
+
+
+class _TokenStatus(objects.Struct, frozen=True):
+    token: str = ""
+
+
+class _Token(objects.Object, frozen=True):
+    status: _TokenStatus = _TokenStatus()
+
+
 class Component:
     """A component's process, `python -m <module>`, with the test server as its cluster."""
 
@@ -67,6 +91,13 @@ class Component:
     async def start(self) -> None:
         own = {"KUBECONFIG": os.environ["CLOUDSTATE_ENVTEST"], "POD_NAME": f"{self.module}-{secrets.token_hex(2)}", **self.environment}
         self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", self.module, env={**os.environ, **own})
+
+    @property
+    def resident(self) -> float:
+        """MiB of memory that the process holds now."""
+        assert self.process is not None
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
     async def stop(self) -> int:
         assert self.process is not None

@@ -110,7 +110,7 @@ CLOUDSTATE, KNATIVE = "cloudstate.io/", "autoscaling.knative.dev/"
     [
         ({ANNOTATIONS: {CLOUDSTATE + "enabled": "yes"}}, 'annotation cloudstate.io/enabled: must be "true"'),
         ({ANNOTATIONS: {CLOUDSTATE + "enabled": True}}, f"{ANNOTATIONS}: cloudstate.io/enabled: True must be a text: put it in quotes"),
-        ({ANNOTATIONS: {CLOUDSTATE + "shard": "8"}}, "annotation cloudstate.io/shard: is not known; the keys are cassandra."),
+        ({ANNOTATIONS: {CLOUDSTATE + "shard": "8"}}, "annotation cloudstate.io/shard: no such key"),
         ({ANNOTATIONS: {CLOUDSTATE + "shards": "0"}}, "annotation cloudstate.io/shards: '0' must be a whole number from 1 to 4096"),
         ({ANNOTATIONS: {CLOUDSTATE + "passivation-timeout": "soon"}}, "passivation-timeout: 'soon' must be a duration above zero such as"),
         ({ANNOTATIONS: {CLOUDSTATE + "policy": "wild"}}, "cloudstate.io/policy: 'wild' must name an AutoscalingPolicy in namespace default"),

@@ -490,3 +490,25 @@ def test_a_late_activation_of_a_dropped_entity_does_not_touch_its_successor(benc
     bench.reply(1, 1, b"sum")
     assert bench.transport.answers[new].body == b"sum"
     assert drained == [True]
+
+
+def test_what_is_at_the_function_is_told_while_it_is_there_and_no_longer(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("stateful_proxy.entities.time.monotonic", lambda: clock[0])
+
+    def seconds(count: float) -> float:
+        clock[0] += count
+        bench.entities.load(clock[0])
+        return float(bench.entities.function_concurrency)
+
+    bench.entities.load(clock[0])
+    bench.call(entity="a")
+    bench.call(entity="a")
+    bench.call(entity="b", shard=1)
+    assert seconds(1) == pytest.approx(2.0), "the second command of an entity waits in the proxy, not at the function"
+    clock[0] += 0.5
+    bench.reply(2, 1)
+    assert seconds(0.5) == pytest.approx(1.5)
+    bench.reply(1, 1)
+    bench.reply(1, 2)
+    assert seconds(1) == 0.0, "nothing is left over of what has been answered"

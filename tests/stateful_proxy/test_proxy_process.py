@@ -279,3 +279,57 @@ async def test_a_new_leader_on_an_old_journal_places_again(cluster: Cluster) -> 
     cluster.task = asyncio.create_task(cluster.leader.run())
     proxy = await cluster.proxy("p2")
     await until(lambda: len(proxy.owned()) == SHARDS, "it owns every shard")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_proxy_on_redis_finds_its_entities_again_after_kill_9(function: int, backend: str, redis_servers: Any) -> None:
+    server = redis_servers("--appendonly", "yes", "--appendfsync", "always", "--requirepass", "a-secret")
+    journal = {"CLOUDSTATE_JOURNAL": server.url, "CLOUDSTATE_JOURNAL_PASSWORD": "a-secret"}
+    first = await ProxyProcess(function, backend, **journal).start()
+    cart = await descriptors(first)
+    await asyncio.gather(*(first.call("AddItem", cart.adding(f"user-{n % 10}"), cloudstate_command_id=f"c{n}") for n in range(100)))
+    await first.end(signal.SIGKILL)
+    second = await ProxyProcess(function, backend, **journal).start()
+    try:
+        again = {"cloudstate_command_id": "c0", "cloudstate_retry": "1"}
+        await second.call("AddItem", cart.adding("user-0"), **again)
+        carts = await asyncio.gather(*(second.call("GetCart", cart.asking(f"user-{n}")) for n in range(10)))
+        assert [cart.quantity(answer) for answer in carts] == [10] * 10
+    finally:
+        assert await second.end() == 0
+
+
+async def test_a_proxy_outlives_an_outage_of_redis(function: int, redis_servers: Any) -> None:
+    server = redis_servers("--appendonly", "yes", "--appendfsync", "always")
+    proxy = await ProxyProcess(function, "grpcio", CLOUDSTATE_JOURNAL=server.url).start()
+    try:
+        cart = await descriptors(proxy)
+        shopper = Shopper(cart, [proxy])
+        tasks = [asyncio.create_task(shopper.shop(f"user-{number}")) for number in range(10)]
+        await until(lambda: sum(shopper.acknowledged.values()) > 100, "commands are acknowledged")
+        server.stop()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await proxy.call("AddItem", cart.adding("another"))
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        await asyncio.to_thread(server.start)
+        before = sum(shopper.acknowledged.values())
+        await until(lambda: sum(shopper.acknowledged.values()) > before + 100, "commands go on")
+        shopper.stopped = True
+        await asyncio.gather(*tasks)
+        assert not shopper.failures
+        assert await shopper.quantities(proxy) == shopper.acknowledged
+    finally:
+        assert await proxy.end() == 0
+
+
+async def test_a_wrong_password_is_told_and_ends_the_process_without_showing_it(function: int, redis_servers: Any) -> None:
+    server = redis_servers("--requirepass", "a-secret")
+    url = server.url.replace("//", "//default:not-this@")
+    proxy = ProxyProcess(function, "grpcio", CLOUDSTATE_JOURNAL=url, CLOUDSTATE_LOG="DEBUG")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stateful_proxy", env={**os.environ, **proxy.environment}, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode == 1
+    assert b"the server refuses: WRONGPASS" in errors
+    assert b"not-this" not in errors

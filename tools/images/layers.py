@@ -94,6 +94,8 @@ def dependencies(folder: pathlib.Path, system: pathlib.Path, wanted: Sequence[st
     for wheel in wheels:
         shutil.unpack_archive(wheel, folder, "zip")
     _remove(folder / "bin")
+    for unused in [path for pattern in names(LISTS / "without/control-plane.txt") for path in folder.glob(pattern)]:
+        _remove(unused)
     for entry in sorted(folder.rglob("*")):
         if (entry.name in {"tests", "test", "__pycache__"} and entry.is_dir()) or entry.suffix in {".pyi", ".c", ".h", ".pyx", ".pxd"}:
             _remove(entry)

@@ -101,7 +101,7 @@ class Builder:
         system, folder = self.system()
         wheels = [engine_wheel(self.cache)] if wanted.engine else []
         requirements = layers.names(LISTS / f"{wanted.list}.txt")
-        content = "\n".join([*requirements, *(_digest([wheel]) for wheel in wheels)])
+        content = "\n".join([*requirements, *layers.names(LISTS / "without/control-plane.txt"), *(_digest([wheel]) for wheel in wheels)])
         dependencies = self.layer(
             f"{wanted.list}-python", "/opt/dependencies", content, lambda into: layers.dependencies(into, folder, requirements, wheels)
         )

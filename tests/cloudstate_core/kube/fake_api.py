@@ -55,6 +55,8 @@ class FakeApi:
         """What answers the next requests of a verb instead."""
         self.always: dict[str, Answer] = {}
         self.watches: set[asyncio.Queue[Any]] = set()
+        self.any_namespace: Answer = refusing(404, "NotFound")
+        """What answers for namespaces other than 'n'."""
         self._uids = itertools.count(1)
         self._snapshots: dict[str, list[dict[str, Any]]] = {}
         """What the pages of a list are cut from, by version."""
@@ -64,6 +66,7 @@ class FakeApi:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", r"/{root:apis?}/{version:.+}/namespaces/n/{plural}", self._serve)
         app.router.add_route("*", r"/{root:apis?}/{version:.+}/namespaces/n/{plural}/{name}", self._serve)
+        app.router.add_route("*", "/{path:.*}", self._elsewhere)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=ssl_context).start()
@@ -115,6 +118,9 @@ class FakeApi:
         line = json.dumps({"type": kind, "object": found}).encode() + b"\n"
         self.history.append((self.version, plural, line))
         self.send((plural, line))
+
+    async def _elsewhere(self, request: web.Request) -> web.StreamResponse:
+        return await self.any_namespace(request)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         verb = request.method

@@ -43,6 +43,7 @@ class World:
     def __init__(self) -> None:
         self.now = 0.0
         self.machines: list[Machine] = []
+        self._dead: list[Machine] = []
 
     def machine(self) -> Machine:
         self.machines.append(Machine(self))
@@ -61,13 +62,21 @@ class World:
         while self.now < until and self.step():
             pass
 
+    def kill(self, machine: Machine) -> None:
+        """End a machine where it stands: nothing of it runs any more."""
+        self.machines.remove(machine)
+        self._dead.append(machine)
+
     def close(self) -> None:
-        """Cancel and forget everything."""
-        for machine in self.machines:
-            machine.frozen_until = 0.0
-            for task in asyncio.all_tasks(machine):
-                task.cancel()
-            machine.run_forever()
+        """Cancel everything and live on until all has ended."""
+        for machine in self.machines + self._dead:
+            self.machines, machine.frozen_until = [machine], 0.0
+            while tasks := asyncio.all_tasks(machine):
+                for task in tasks:
+                    task.cancel()
+                    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, as far as asyncio is concerned
+                machine.run_forever()
+                self.now = min(machine.wakes, self.now + 1.0)
             machine.close()
 
 

@@ -1,4 +1,7 @@
-"""AutoscalingPolicy: from YAML to a value; everything that is wrong is told at once, with the field's path, the value and the rule."""
+"""AutoscalingPolicy: from YAML to a value; everything that is wrong is told at once, with the field's path, the value and the rule.
+
+The autoscaler, admission and the local runner read policies by these rules, so that none takes what another refuses.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscaler.durations import parse_duration
+from cloudstate_core.durations import parse_duration
 
+API_VERSION, KIND = "autoscaling.cloudstate.io/v1alpha1", "AutoscalingPolicy"
 METRIC_TYPES = ("Concurrency", "RequestsPerSecond", "FunctionConcurrency", "Prometheus")
 
 
@@ -71,10 +75,10 @@ _SCHEMA: dict[str, tuple[Any, ...]] = {
 
 
 def parse_policy(document: Mapping[str, Any]) -> Policy:
-    """Read one AutoscalingPolicy document. PolicyError lists everything that is wrong."""
-    problems: list[str] = []
+    """Read one AutoscalingPolicy document; apiVersion and kind may be left out. PolicyError lists everything that is wrong."""
     if not isinstance(document, Mapping):
         raise PolicyError(f"AutoscalingPolicy: {document!r} must be an object")
+    problems = _frame(document)
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     where = f"AutoscalingPolicy {name or '(without a name)'}"
@@ -93,6 +97,17 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
     if problems:
         raise PolicyError("\n".join(f"{where}: {problem}" for problem in problems))
     return Policy(str(name), labels, metrics, values)
+
+
+def _frame(document: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a document before its content."""
+    problems = [
+        f"{key}: {document[key]!r} must be {wanted}"
+        for key, wanted in (("apiVersion", API_VERSION), ("kind", KIND))
+        if document.get(key, wanted) != wanted
+    ]
+    known = ("apiVersion", "kind", "metadata", "spec", "status")
+    return problems + [f"{key}: is not a field; fields are {', '.join(known)}" for key in document if key not in known]
 
 
 def _values(spec: Mapping[str, Any], problems: list[str]) -> dict[str, float | bool | str]:

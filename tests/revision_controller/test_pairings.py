@@ -1,0 +1,73 @@
+"""What a revision is told about its proxy, and when it is worth telling."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cloudstate_core.kube.objects import Condition, Metadata, Revision, StatefulStore, StoreStatus
+from revision_controller.pairings import YOUNG, Verdict, chosen_secret, verdict, worth_telling
+from revision_controller.stores import SecretKey
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+PAIRED = {"cloudstate.io/enabled": "true", "cloudstate.io/paired": "v1", "cloudstate.io/stateful-store": "carts"}
+WELL, BAD = Verdict("Paired", "", warning=False), Verdict("StoreMissing", "")
+
+
+def revision(**more: str) -> Revision:
+    return Revision(Metadata(name="cart-1", namespace="shop", annotations=PAIRED | more))
+
+
+def store(status: str = "", message: str = "") -> StatefulStore:
+    conditions = (Condition("Ready", status, "", message),) if status else ()
+    return StatefulStore(Metadata(name="carts", namespace="shop"), {"redis": {"host": "r"}}, StoreStatus(conditions))
+
+
+def test_a_revision_that_slipped_through_is_told() -> None:
+    bare = Revision(Metadata(name="cart-1", annotations={"cloudstate.io/enabled": "true"}))
+    assert (verdict(bare, store()).reason, verdict(bare, store()).warning) == ("NotPaired", True)
+
+
+@pytest.mark.parametrize(
+    ("found", "secret", "reason", "said"),
+    [
+        (None, "", "StoreMissing", "StatefulStore carts is not in this namespace"),
+        (store("False", "redis://r:6379/0: refused"), "", "StoreNotReady", "StatefulStore carts: redis://r:6379/0: refused"),
+        (store("True"), "Secret own: must exist", "SecretMissing", "annotation redis.cloudstate.io/secret: Secret own: must exist"),
+        (store("True"), "", "Paired", "entities are kept in StatefulStore carts"),
+        (store(), "", "Paired", "entities are kept in StatefulStore carts"),
+    ],
+)
+def test_verdicts(found: StatefulStore | None, secret: str, reason: str, said: str) -> None:
+    given = verdict(revision(), found, secret)
+    assert given.reason == reason
+    assert said in given.note
+    assert given.warning is (reason != "Paired")
+
+
+def test_only_a_secret_of_the_revisions_own_is_looked_at() -> None:
+    assert chosen_secret(revision(), store()) is None
+    chosen = revision(**{"redis.cloudstate.io/secret": "own"})
+    assert chosen_secret(chosen, store()) == SecretKey("own", "password")
+    assert chosen_secret(chosen, None) is None
+
+
+def written(age: timedelta) -> str:
+    return (NOW - age).isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(
+    ("now_is", "before", "age", "expected"),
+    [
+        (WELL, "", timedelta(0), True),
+        (WELL, "", YOUNG, False),
+        (WELL, "Paired", timedelta(0), False),
+        (WELL, "StoreMissing", YOUNG * 9, True),
+        (BAD, "", YOUNG * 9, True),
+        (BAD, "StoreMissing", YOUNG * 9, True),
+        (BAD, "Paired", YOUNG * 9, True),
+    ],
+)
+def test_a_new_leader_does_not_repeat_that_all_is_well(now_is: Verdict, before: str, age: timedelta, expected: bool) -> None:
+    assert worth_telling(now_is, before, written(age), NOW) is expected
