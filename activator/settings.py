@@ -44,6 +44,12 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
         return int(value)
 
+    def count(name: str, default: int) -> int:
+        value = environment.get(name, str(default))
+        if not value.isdecimal() or not 1 <= int(value) <= 1_000_000:
+            raise SettingsError(f"{name}={value!r}: must be a whole number from 1 to 1000000")
+        return int(value)
+
     def seconds(name: str, default: float) -> float:
         value = environment.get(name, str(default))
         try:
@@ -68,6 +74,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         admin_port=port("ACTIVATOR_ADMIN_PORT", 0),
         coordinator=coordinator,
         transport=environment.get("CLOUDSTATE_TRANSPORT", "auto"),
+        queue=count("ACTIVATOR_QUEUE", 10_000),
         hold=seconds("ACTIVATOR_HOLD_SECONDS", 30.0),
         linger=min(drain, seconds("ACTIVATOR_LINGER_SECONDS", drain / 3 if pair else 0.0)),
         drain=drain,

@@ -1,7 +1,8 @@
 """The one opener of the local SQLite journal: a process that serves it to the pods over gRPC.
 
 Prints `listening HOST:PORT` once the file and the keyspaces that it was told of are open; ends on SIGTERM after everything submitted is
-durable. A file that cannot be used ends it at once, before any pod relies on it.
+durable. A file that cannot be used ends it at once, before any pod relies on it; why is the first line then (`error: …`), since a log on the
+same full disk could not tell it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> int:
     try:
         asyncio.run(serve(options.path, keyspaces))
     except JournalError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", flush=True)
         return 1
     return 0
 

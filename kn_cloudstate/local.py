@@ -127,12 +127,13 @@ class LocalInstallation:
         self._processes.journal = process
         assert process.stdout is not None
         try:
-            line = (await asyncio.wait_for(process.stdout.readline(), START_LIMIT)).decode().split()
+            line = (await asyncio.wait_for(process.stdout.readline(), START_LIMIT)).decode().strip()
         except TimeoutError:
-            line = []
-        if len(line) != 2 or line[0] != "listening":
-            raise StartError(output.last() or f"journal {path}: did not start within {START_LIMIT:g} s; see {output.path}")
-        return line[1]
+            line = ""
+        said, _, rest = line.partition(" ")
+        if said != "listening":
+            raise StartError(rest or f"journal {path}: did not start: {output.reason()}")
+        return rest
 
     async def _start_activator(self, environment: dict[str, str]) -> None:
         """Start the front door and wait until it is ready."""

@@ -43,7 +43,7 @@ from stateful_proxy.service import MethodInfo
 
 log = logging.getLogger(__name__)
 
-IN_DOUBT = "the journal did not answer in time, so the command may have been executed"
+IN_DOUBT = "the journal gave no definite answer, so the command may have been executed"
 _AT_JOURNAL = (State.APPENDING, State.LOOKING_UP)
 _HEADER_NAME = re.compile(r"[0-9a-z_.\-]+")
 _RESERVED = re.compile(r"grpc-|cloudstate-|(content-type|content-length|te|trailer|connection|transfer-encoding|upgrade|keep-alive|host)$")

@@ -38,7 +38,8 @@ from cloudstate_core.journal.api import (
     Uninitialised,
     Value,
 )  # fmt: skip
-from cloudstate_core.journal.sqlite_file import cannot_open, open_file, release
+from cloudstate_core.journal.sqlite_connection import cannot_open
+from cloudstate_core.journal.sqlite_file import open_file, release
 
 
 class SqliteJournal:

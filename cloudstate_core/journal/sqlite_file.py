@@ -4,13 +4,13 @@ The file is locked exclusively while it is open: a second process is refused at 
 version (3.7.0 to 3.51.2 may lose commits when a write races a checkpoint of *another* connection), and it does without shared memory.
 
 Everything that waits goes into one transaction (group commit): a savepoint for each operation, so that one refusal does not undo its
-neighbours, and one flush to disk for all of them. Answers go out after the commit, never before.
+neighbours, and one flush to disk for all of them. Answers go out after the commit, never before. On a full disk nothing is lost: writes
+are refused, reads are answered, and once there is room again writing goes on by itself.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import pathlib
 import queue
 import sqlite3
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cloudstate_core.journal.api import Check, Done, JournalError, Lookup, Operation, Outcome, Refused, Unknown
+from cloudstate_core.journal.sqlite_connection import connect, failed
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +33,6 @@ COMMAND_WINDOW = 24 * 3600.0
 EXPIRY_INTERVAL, EXPIRY_ROWS = 1.0, 2_000
 """Expired command ids are deleted so often (seconds), so many at a time: the hot path never waits for a large delete."""
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS layout (ks TEXT PRIMARY KEY, journal_id TEXT NOT NULL, shards INT NOT NULL, hash TEXT NOT NULL,"
-    " format INT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS shard (ks TEXT, shard INT, epoch INT NOT NULL, nonce BLOB NOT NULL, generation INT NOT NULL,"
-    " owner TEXT NOT NULL, PRIMARY KEY (ks, shard)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS entity (ks TEXT, pid TEXT, id TEXT, seq INT NOT NULL, epoch INT NOT NULL, binding BLOB NOT NULL,"
-    " snapshot_seq INT NOT NULL DEFAULT 0, snapshot_type TEXT, snapshot BLOB, PRIMARY KEY (ks, pid, id)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS event (ks TEXT, pid TEXT, id TEXT, seq INT, type_url TEXT NOT NULL, payload BLOB NOT NULL,"
-    " PRIMARY KEY (ks, pid, id, seq)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS command (ks TEXT, pid TEXT, id TEXT, command_id TEXT, outcome BLOB NOT NULL, at REAL NOT NULL,"
-    " PRIMARY KEY (ks, pid, id, command_id)) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS command_at ON command (at)",
-)
 _EXPIRE = (
     "DELETE FROM command WHERE (ks, pid, id, command_id) IN (SELECT ks, pid, id, command_id FROM command WHERE at < ? ORDER BY at LIMIT ?)"
 )
@@ -79,7 +67,7 @@ class SqliteFile:
         self._expired_at = 0.0
         self.lock = threading.RLock()
         """Held while `db` is used: by the writer for each group, by whoever opens a keyspace."""
-        self.db = _connect(path)
+        self.db = connect(path)
         self._writer = threading.Thread(target=self._write, name=f"journal {path}", daemon=True)
         self._writer.start()
 
@@ -137,24 +125,46 @@ class SqliteFile:
                 log.exception("the receiver of a journal answer failed")
 
     def _commit(self, group: list[_Batch]) -> Sequence[Sequence[Outcome]]:
-        """One transaction for all of a group."""
-        committing = False
+        """One transaction for all of a group. When nothing could be written, what only reads is answered all the same."""
         with self.lock:
-            try:
-                self.db.execute("BEGIN IMMEDIATE")
-                answers = [[self._guarded(keyspace, operation) for operation in operations] for keyspace, operations, _ in group]
-                self._expire(time.time())
-                committing = True
-                self.db.execute("COMMIT")
-                return answers
-            except sqlite3.Error as error:
-                self._rollback()
-                reason = _failed(self.path, error, committing)
-        return [[reason] * len(operations) for _, operations, _ in group]
+            found = self._transact(group)
+            if isinstance(found, Unknown):
+                return [[found] * len(operations) for _, operations, _ in group]
+            if isinstance(found, Refused):
+                return [[self._read(keyspace, operation) or found for operation in operations] for keyspace, operations, _ in group]
+            return found
+
+    def _transact(self, group: list[_Batch]) -> list[list[Outcome]] | Refused | Unknown:
+        """The answers; or what became of all of them, when nothing of the transaction is left."""
+        committing = False
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            answers = [[self._guarded(keyspace, operation) for operation in operations] for keyspace, operations, _ in group]
+            self._expire(time.time())
+            committing = True
+            self.db.execute("COMMIT")
+            return answers
+        except Exception as error:  # whatever it is, the writer of everybody must go on
+            if not isinstance(error, sqlite3.Error):
+                log.exception("journal %s: a transaction failed", self.path)
+            self._rollback()
+            return failed(self.path, error, committing)
 
     def _rollback(self) -> None:
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+        except sqlite3.Error as error:  # the next BEGIN fails, and this is tried again
+            log.error("journal %s: a transaction cannot be undone yet: %s", self.path, error)
+
+    def _read(self, keyspace: Keyspace, operation: Operation) -> Outcome | None:
+        """The answer of an operation that only reads, if it can be had: never from a transaction that is still to be undone."""
+        if not isinstance(operation, Check | Lookup) or self.db.in_transaction:
+            return None
+        try:
+            return keyspace.perform(operation)
+        except sqlite3.Error:
+            return None
 
     def _guarded(self, keyspace: Keyspace, operation: Operation) -> Outcome:
         """One operation in a savepoint of its own. A store that cannot write fails the group, anything else this operation alone."""
@@ -175,57 +185,6 @@ class SqliteFile:
         if now - self._expired_at >= EXPIRY_INTERVAL:
             self._expired_at = now
             self.db.execute(_EXPIRE, (now - COMMAND_WINDOW, EXPIRY_ROWS))
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    """Open, take the exclusive lock, and make the tables."""
-    folder = pathlib.Path(path).resolve().parent
-    if not folder.is_dir():
-        raise JournalError(f"journal {path}: folder {folder} does not exist; it must be made first")
-    db: sqlite3.Connection | None = None
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2.0)
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        if mode != "wal":  # a file system without what WAL needs
-            mode = db.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
-        if mode not in {"wal", "delete"}:
-            raise JournalError(f"journal {path}: is not a durable file (journal mode {mode}); use `memory:` for a journal that forgets")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            db.execute(statement)
-        db.execute("COMMIT")
-    except (sqlite3.Error, JournalError) as error:
-        if db is not None:
-            db.close()
-        if isinstance(error, JournalError):
-            raise
-        raise JournalError(cannot_open(path, error)) from error
-    return db
-
-
-def cannot_open(path: str, error: sqlite3.Error) -> str:
-    """What is wrong with a file, and the rule."""
-    text = str(error)
-    if "readonly" in text or "unable to open" in text or not _writable(path):
-        return f"journal {path}: cannot be written ({text}): the file and its folder must be writable"
-    if "locked" in text:
-        return f"journal {path}: another process has it open: one process opens it and serves it to the others"
-    return f"journal {path}: {text}"
-
-
-def _writable(path: str) -> bool:
-    """SQLite itself calls a read-only file in WAL mode a disk I/O error."""
-    return all(os.access(part, os.W_OK, effective_ids=True) for part in (path, pathlib.Path(path).resolve().parent) if os.path.exists(part))
-
-
-def _failed(path: str, error: sqlite3.Error, committing: bool) -> Outcome:
-    """A failed write. A flush that failed while committing may leave the commit in the log, to be found after a crash: not definite."""
-    name = getattr(error, "sqlite_errorname", "")
-    if committing and name.startswith("SQLITE_IOERR"):
-        return Unknown(f"journal {path}: the commit failed: {error}")
-    return Refused(f"journal {path}: nothing was written: {error}")
 
 
 _files: dict[str, SqliteFile] = {}

@@ -16,6 +16,10 @@ def test_one_port_and_an_end_without_delay() -> None:
     assert (found.port, found.http_port, found.linger, found.drain, found.hold) == (9001, None, 0.0, 5.0, 30.0)
 
 
+def test_the_queue_is_bounded_by_a_setting() -> None:
+    assert (settings_of(LEADER).queue, settings_of({**LEADER, "ACTIVATOR_QUEUE": "3"}).queue) == (10_000, 3)
+
+
 def test_a_pod_has_two_ports_and_lingers() -> None:
     found = settings_of({**PAIR, "ACTIVATOR_DRAIN_SECONDS": "45", "ACTIVATOR_PORT": "9001"})
     assert (found.port, found.http_port, found.linger, found.drain) == (8013, 8012, 15.0, 45.0)
@@ -29,6 +33,7 @@ def test_a_pod_has_two_ports_and_lingers() -> None:
         ({"ACTIVATOR_DRAIN_SECONDS": "soon"}, "ACTIVATOR_DRAIN_SECONDS='soon': must be seconds, 0 or more"),
         ({"ACTIVATOR_HOLD_SECONDS": "-1"}, "ACTIVATOR_HOLD_SECONDS='-1'"),
         ({"ACTIVATOR_LINGER_SECONDS": "inf"}, "ACTIVATOR_LINGER_SECONDS='inf'"),
+        ({"ACTIVATOR_QUEUE": "0"}, "ACTIVATOR_QUEUE='0': must be a whole number from 1 to 1000000"),
         ({"ACTIVATOR_PORT": "70000"}, "ACTIVATOR_PORT='70000': must be a port from 0 to 65535"),
     ],
 )

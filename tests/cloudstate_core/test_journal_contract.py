@@ -49,6 +49,7 @@ from cloudstate_core.journal.redis_journal import RedisJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.journal.sqlite import SqliteJournal
 from cloudstate_core.transport import create
+from tests.sqlite_modes import without_log
 
 SHARDS = 8
 CART = EntityKey("cart", "ann")
@@ -66,6 +67,13 @@ def sqlite(folder: pathlib.Path) -> Iterator[Journal]:
     journal = SqliteJournal(str(folder / "journal.db"), "default/cart", SHARDS)
     yield journal
     journal.close()
+
+
+@contextlib.contextmanager
+def sqlite_without_log(folder: pathlib.Path) -> Iterator[Journal]:
+    """The same where SQLite has no write-ahead log."""
+    with without_log(), sqlite(folder) as journal:
+        yield journal
 
 
 @contextlib.contextmanager
@@ -120,7 +128,10 @@ class Posted:
         self._post(self._journal.close)
 
 
-@pytest.fixture(params=[memory, sqlite, served, "redis"], ids=["memory", "sqlite", "served", "redis"])
+STORES = {"memory": memory, "sqlite": sqlite, "sqlite_without_log": sqlite_without_log, "served": served, "redis": "redis"}
+
+
+@pytest.fixture(params=STORES.values(), ids=STORES.keys())
 def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Journal]:
     if request.param == "redis":
         opened = open_redis(request.getfixturevalue("shared_redis").url, f"contract/{tmp_path.name}")

@@ -144,6 +144,35 @@ class FailsToCommit:
         return self._db.execute(sql, *parameters)
 
 
+def test_a_mistake_in_the_store_costs_its_batch_not_the_writer(journal: SqliteJournal, monkeypatch: Any) -> None:
+    token = bound(journal)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_append", lambda operation: 1 / 0)
+        (refused,) = run(journal, append(token, 0))
+        assert isinstance(refused, Refused)
+        assert "nothing was written: division by zero" in refused.reason
+    assert run(journal, append(token, 0)) == [Appended(1)]
+
+
+class FailsToUndo(FailsToCommit):
+    """Its disk fails while a failed commit is undone, too."""
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        if sql == "ROLLBACK":
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *parameters)
+
+
+def test_nothing_is_read_or_written_while_a_transaction_cannot_be_undone(journal: SqliteJournal, monkeypatch: Any) -> None:
+    token = bound(journal)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._file, "db", FailsToUndo(journal._db, "SQLITE_FULL"))
+        assert isinstance(run(journal, append(token, 0, command_id="c"))[0], Refused)
+        assert isinstance(run(journal, Lookup(0, CART, "c"))[0], Refused), "it would be found where nothing was committed"
+    assert run(journal, Lookup(0, CART, "c")) == [Found(None)]
+    assert run(journal, append(token, 0)) == [Appended(1)]
+
+
 @pytest.mark.parametrize(("name", "outcome"), [("SQLITE_IOERR_FSYNC", Unknown), ("SQLITE_FULL", Refused)])
 def test_a_flush_that_fails_is_not_told_as_definite(journal: SqliteJournal, monkeypatch: Any, name: str, outcome: type) -> None:
     token = bound(journal)

@@ -49,8 +49,11 @@ class Stream:
         await self.call.write(es.EventSourcedStreamIn(event=es.EventSourcedEvent(sequence=sequence, payload=packed(event))))
 
     async def command(self, name: str, request: Message) -> es.EventSourcedStreamOut:
+        return await self.raw(name, packed(request))
+
+    async def raw(self, name: str, payload: any_pb2.Any) -> es.EventSourcedStreamOut:
         self._commands += 1
-        command = entity_pb2.Command(entity_id="ann", id=self._commands, name=name, payload=packed(request))
+        command = entity_pb2.Command(entity_id="ann", id=self._commands, name=name, payload=payload)
         await self.call.write(es.EventSourcedStreamIn(command=command))
         answer: es.EventSourcedStreamOut = await self.call.read()
         return answer
@@ -183,6 +186,19 @@ async def test_a_failure_after_an_event_asks_for_a_restart(serving: Callable[...
         assert reply.client_action.failure.description == "changed my mind"
         assert reply.client_action.failure.restart
         assert not reply.events
+
+
+async def test_a_request_that_does_not_parse_fails_the_command_alone(serving: Callable[..., Any], sample: Any) -> None:
+    async with serving(sample.Cart) as channel:
+        stream = Stream(channel)
+        await stream.init()
+        await stream.command("AddItem", add(sample, "pear", 2))
+        answer = await stream.raw("AddItem", any_pb2.Any(value=b"\xff"))
+        failure = answer.reply.client_action.failure
+        assert not answer.reply.events
+        assert failure.description.startswith("AddItem: the request is not a com.example.shoppingcart.AddLineItem: ")
+        assert not failure.restart
+        assert await contents(stream, sample) == {"pear": 2}
 
 
 async def test_an_error_of_a_handler_fails_the_entity(serving: Callable[..., Any], sample: Any, faulty: type) -> None:

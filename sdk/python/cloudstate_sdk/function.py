@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf import any_pb2, descriptor_pb2, empty_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from cloudstate_sdk.entity import URL, CommandFailed, Context, Definition, definition_of
 from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
@@ -135,7 +135,7 @@ class LiveEntity:
         context = Context(self._entity_id, self._apply)
         reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
         try:
-            result = getattr(self._entity, target.handler)(target.request.FromString(command.payload.value), context)
+            result = getattr(self._entity, target.handler)(_parse(command, target.request), context)
             if inspect.isawaitable(result):
                 result = await result
         except CommandFailed as failure:
@@ -160,6 +160,14 @@ class LiveEntity:
         if self._definition.snapshot and reply.events and every and self._since_snapshot >= every:
             _pack(reply.snapshot, getattr(self._entity, self._definition.snapshot)())
             self._since_snapshot = 0
+
+
+def _parse(command: Any, kind: type[Message]) -> Message:
+    """The command's request. CommandFailed when it is none: that is the caller's mistake, and no reason to end the entity."""
+    try:
+        return kind.FromString(command.payload.value)
+    except DecodeError as error:
+        raise CommandFailed(f"{command.name}: the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
 def _pack(target: any_pb2.Any, message: Message) -> None:
