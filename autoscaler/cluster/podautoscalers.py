@@ -1,0 +1,198 @@
+"""Brings PodAutoscalers of our class to their wanted state: network, scaling loop, status; and tells policies of their use.
+
+A steady pass writes nothing: what is as it should be costs the API server no call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from autoscaler.cluster import naming, pa_status
+from autoscaler.cluster.caches import Caches
+from autoscaler.cluster.defaults import Defaults
+from autoscaler.cluster.network import Network, Path
+from autoscaler.cluster.networking import chosen
+from autoscaler.cluster.pa_status import Observed
+from autoscaler.cluster.policies import Policies, status_of, users_of
+from autoscaler.cluster.revision import Revision
+from autoscaler.cluster.services import Services
+from autoscaler.cluster.settings import Settings
+from autoscaler.coordination import CoordinationServer
+from autoscaler.settings import ScaleSettings, effective, placement_settings
+from autoscaler.targets import activators_needed
+from cloudstate_core.kube import kinds
+from cloudstate_core.kube.api import NotFound
+from cloudstate_core.kube.client import KubeClient
+from cloudstate_core.kube.controller import Controller
+from cloudstate_core.kube.events import Recorder
+from cloudstate_core.kube.objects import PodAutoscaler
+
+FOREIGN_AGAIN = 2.0
+"""Seconds between looks at a revision whose Service is somebody else's."""
+
+
+class PodAutoscalers:
+    """The revisions that are ours. `controller` works on their keys, `policies_controller` on those of policies."""
+
+    def __init__(
+        self, client: KubeClient, settings: Settings, caches: Caches, services: Services, coordination: CoordinationServer
+    ) -> None:
+        self.revisions: dict[str, Revision] = {}
+        self.network = Network(client, caches.services.items, caches.slices.items, settings.endpoints)
+        self.policies, self.defaults = Policies(), Defaults()
+        self.controller = Controller("podautoscalers", self._look, workers=8)
+        self.policies_controller = Controller("policies", self._reconcile_policy, workers=1)
+        self.unseen: set[str] = set()
+        """Those of ours that this leader has found and not looked at yet."""
+        self.all_seen = asyncio.Event()
+        self._client, self._settings, self._caches = client, settings, caches
+        self._services, self._coordination = services, coordination
+        self._recorder = Recorder(client, "autoscaler", settings.pod)
+        self._policy_of: dict[str, str] = {}
+
+    def all_again(self) -> None:
+        """Something changed that every revision depends on."""
+        for key in self._caches.podautoscalers.items:
+            self.controller.queue.add(key)
+
+    async def stop(self) -> None:
+        """Decide nothing more; pods stay as they are."""
+        await asyncio.gather(*(revision.stop() for revision in self.revisions.values()))
+
+    async def _look(self, key: str) -> float | None:
+        try:
+            return await self._reconcile(key)
+        finally:
+            self.unseen.discard(key)
+            if not self.unseen:
+                self.all_seen.set()
+
+    async def _reconcile(self, key: str) -> float | None:
+        pa = self._caches.podautoscalers.items.get(key)
+        held = self.revisions.get(key)
+        if pa is None or not naming.is_ours(pa) or pa.metadata.deletion_timestamp or (held and held.pa.metadata.uid != pa.metadata.uid):
+            await self._forget(key)
+            if pa is None or not naming.is_ours(pa) or pa.metadata.deletion_timestamp:
+                return None
+        path = await self.network.ensure(pa, self._activators_for(pa))
+        if path is Path.FOREIGN:
+            await self._forget(key)
+            ready = sum(pod.ready for pod in self._caches.pods_of(key))
+            await self._tell(pa, Observed(-1, ready, foreign=True))
+            return FOREIGN_AGAIN
+        revision = self.revisions.get(key)
+        policy, settings = self._settings_of(pa)
+        if revision is None and (revision := await self._begin(key, pa, settings)) is None:
+            return None  # its Deployment is not there yet; it is told when it comes
+        changed = revision.update(pa, settings)
+        self._services.set_eagerness(pa, placement_settings(self.policies.of(pa)[1]))
+        self._used(key, policy, changed)
+        self._tell_decision(revision, pa)
+        await self._tell(pa, revision.observed(path is Path.READY))
+        return None if path is Path.READY else 1.0
+
+    async def _tell(self, pa: PodAutoscaler, seen: Observed) -> None:
+        """Write the status, when it is another one."""
+        status = pa_status.status(pa, seen, _now())
+        if not pa_status.same(pa, status):
+            await self._client.merge(kinds.POD_AUTOSCALER, pa.metadata.namespace, pa.metadata.name, {"status": status}, "status")
+
+    def _used(self, key: str, policy: str, changed: bool) -> None:
+        """A revision is scaled by this policy ('' = none): what policies tell of their use may be another thing now."""
+        before = self._policy_of.get(key)
+        self._policy_of[key] = policy
+        for name in {before, policy} - {None, ""} if changed or before != policy else ():
+            self.policies_controller.queue.add(str(name))
+
+    async def _begin(self, key: str, pa: PodAutoscaler, settings: ScaleSettings) -> Revision | None:
+        """Take a revision in; None while its Deployment is not there yet."""
+        name = pa.metadata.namespace, pa.spec.scale_target_ref.name
+        if self._caches.deployments.get(*name) is None:
+            return None
+        timeout = await self._timeout_of(pa)
+        _, policy = self.policies.of(pa)
+        service = naming.service_of(pa)
+        await self._services.add_revision(pa, lambda: self._caches.routes.items.get(service), timeout, placement_settings(policy))
+        if (deployment := self._caches.deployments.get(*name)) is None:
+            self._services.remove_revision(pa)
+            return None
+        revision = Revision(
+            self._client,
+            pa,
+            settings,
+            deployment,
+            self._services,
+            self._coordination,
+            lambda: self._caches.pods_of(key),
+            time.monotonic,
+            lambda: self.controller.queue.add(key),
+            self._settings.tick,
+        )
+        self.revisions[key] = revision
+        revision.start()
+        for pod in revision.pods_known():
+            revision.pod_changed(None, pod)
+        return revision
+
+    async def _forget(self, key: str) -> None:
+        revision = self.revisions.pop(key, None)
+        if revision is None:
+            return
+        await revision.stop()
+        self._services.remove_revision(revision.pa)
+        self._recorder.forget(revision.pa.metadata.uid)
+        if policy := self._policy_of.pop(key, ""):
+            self.policies_controller.queue.add(policy)
+
+    async def _timeout_of(self, pa: PodAutoscaler) -> int:
+        try:
+            revision = await self._client.get(kinds.REVISION, pa.metadata.namespace, pa.metadata.name)
+        except NotFound:
+            return 300
+        return revision.spec.timeout_seconds or 300
+
+    def _settings_of(self, pa: PodAutoscaler) -> tuple[str, ScaleSettings]:
+        key, policy = self.policies.of(pa)
+        return key, effective(pa.metadata.annotations, policy, self.defaults.config, pa.spec.container_concurrency)
+
+    def _activators_for(self, pa: PodAutoscaler) -> list[str]:
+        """Addresses of the activators in this revision's path."""
+        ready = self._caches.activator_addresses()
+        capacity = self.defaults.config.activator_capacity
+        revision = self.revisions.get(pa.metadata.key)
+        pods = revision.pods.wanted if revision is not None else 1
+        needed = activators_needed(pods, pa.spec.container_concurrency or 100, self.defaults.config.target_burst_capacity, capacity)
+        return chosen(pa.metadata.key, ready, needed) if ready else []
+
+    def _tell_decision(self, revision: Revision, pa: PodAutoscaler) -> None:
+        """Events that people look for when they ask why there are as many pods as there are."""
+        decision = revision.loop.state.decision
+        if decision is None:
+            return
+        told = pa.status.desired_scale
+        if told is not None and told != decision.replicas_wanted and decision.active != "False":
+            note = f"Scaled from {told} to {decision.replicas_wanted}: {decision.stable:.2f} in flight over the stable window"
+            self._recorder.tell(kinds.POD_AUTOSCALER, pa, "Scaled", note)
+        if decision.in_panic:
+            self._recorder.tell(kinds.POD_AUTOSCALER, pa, "PanicEntered", "Demand is far above what the ready pods take: the scale only grows")
+
+    async def _reconcile_policy(self, key: str) -> None:
+        policy = self._caches.policies.items.get(key)
+        if policy is None:
+            return
+        users = users_of(key, self._uses())
+        status = status_of(policy, self.policies.problems.get(key, ""), users, _now())
+        if status != policy.status:
+            await self._client.merge(
+                kinds.AUTOSCALING_POLICY, policy.metadata.namespace, policy.metadata.name, {"status": status}, "status"
+            )
+
+    def _uses(self) -> Iterable[tuple[str, str, ScaleSettings]]:
+        return [(self._policy_of.get(key, ""), revision.pa.metadata.name, revision.settings) for key, revision in self.revisions.items()]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
