@@ -157,25 +157,40 @@ class Proxy:
         self.refused = ""
         self.held: set[int] = set()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        path = "/cloudstate_knative.v1.CoordinationService/Join"
-        self.call = self.channel.stream_stream(path, pb.JoinRequest.SerializeToString, pb.JoinResponse.FromString)(wait_for_ready=True)
         method = pb.Method(path="/shop.Cart/Get", persistence_id="cart", key_fields=[pb.KeyField(numbers=[1], type=9)])
         member = pb.Member(member_id=self.name, pod=pod, revision=revision, data_address=f"{pod}:8013", peer_address=f"{pod}:8559")
         service = f"{world.namespace}/hello"
         self.hello = pb.Hello(service=service, member=member, journal_id="j1", shard_count=shards, methods=[method])
-        self.tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._listen())]
+        self.task = asyncio.create_task(self._run())
 
-    async def _beat(self) -> None:
-        await self.call.write(pb.JoinRequest(hello=self.hello))
+    async def _run(self) -> None:
+        """Join, again and again."""
+        path = "/cloudstate_knative.v1.CoordinationService/Join"
+        join = self.channel.stream_stream(path, pb.JoinRequest.SerializeToString, pb.JoinResponse.FromString)
+        while True:
+            self.entries, self.generation = {}, 0
+            call: Any = join(wait_for_ready=True)
+            beats = asyncio.create_task(self._beat(call))
+            try:
+                await self._listen(call)
+            except grpc.aio.AioRpcError:
+                pass
+            finally:
+                beats.cancel()
+                await asyncio.gather(beats, return_exceptions=True)
+            await asyncio.sleep(0.1)
+
+    async def _beat(self, call: Any) -> None:
+        await call.write(pb.JoinRequest(hello=self.hello))
         while True:
             self.held = {shard for shard, e in self.entries.items() if e.owner == self.name and not e.next}
             owned = [pb.OwnedShard(shard=s, epoch=1, load=self.load) for s in self.held]
-            await self.call.write(pb.JoinRequest(heartbeat=pb.Heartbeat(owned=owned, journal_ok=True, generation=self.generation)))
+            await call.write(pb.JoinRequest(heartbeat=pb.Heartbeat(owned=owned, journal_ok=True, generation=self.generation)))
             await asyncio.sleep(0.2)
 
-    async def _listen(self) -> None:
-        async for message in self.call:
-            self.refused = message.refusal.reason or self.refused
+    async def _listen(self, call: Any) -> None:
+        async for message in call:
+            self.refused = message.refusal.reason
             if message.HasField("map"):
                 kept = await self.world.kube.get(kinds.SHARD_MAP, self.world.namespace, "hello")
                 self.early += kept.spec.generation < message.map.generation
@@ -187,9 +202,8 @@ class Proxy:
         return {shard: entry.owner for shard, entry in self.entries.items()}
 
     async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
         await self.channel.close()
 
 
