@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 
 from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.api import Conflict
+from cloudstate_core.kube.api import Conflict, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from envtest.conftest import Component, free_port
@@ -99,6 +99,12 @@ class World:
     async def shard_map(self) -> objects.ShardMap:
         return await self.kube.get(kinds.SHARD_MAP, self.namespace, "hello")
 
+    async def generation(self) -> int:
+        """Of the map that is kept; 0 while there is none."""
+        with contextlib.suppress(NotFound):
+            return (await self.shard_map()).spec.generation
+        return 0
+
     async def pods(self) -> dict[str, objects.Pod]:
         found, _ = await self.kube.list(kinds.POD, self.namespace, "serving.knative.dev/revision")
         return {pod.metadata.name: pod for pod in found}
@@ -153,7 +159,7 @@ class Proxy:
         self.name = f"{pod}#1"
         self.entries: dict[int, pb.ShardEntry] = {}
         self.generation, self.early = 0, 0
-        """`early` = maps that were told before they were kept."""
+        """`early` = maps with owners that were told before they were kept."""
         self.refused = ""
         self.held: set[int] = set()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -192,8 +198,8 @@ class Proxy:
         async for message in call:
             self.refused = message.refusal.reason
             if message.HasField("map"):
-                kept = await self.world.kube.get(kinds.SHARD_MAP, self.world.namespace, "hello")
-                self.early += kept.spec.generation < message.map.generation
+                if any(e.owner for e in message.map.entries):
+                    self.early += await self.world.generation() < message.map.generation
                 self.entries |= {e.shard: e for e in message.map.entries}
                 self.generation = message.map.generation
 
