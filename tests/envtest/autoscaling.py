@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 
 from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.api import Conflict
+from cloudstate_core.kube.api import Conflict, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from envtest.conftest import Component, free_port
@@ -99,6 +99,12 @@ class World:
     async def shard_map(self) -> objects.ShardMap:
         return await self.kube.get(kinds.SHARD_MAP, self.namespace, "hello")
 
+    async def generation(self) -> int:
+        """Of the map that is kept; 0 while there is none."""
+        with contextlib.suppress(NotFound):
+            return (await self.shard_map()).spec.generation
+        return 0
+
     async def pods(self) -> dict[str, objects.Pod]:
         found, _ = await self.kube.list(kinds.POD, self.namespace, "serving.knative.dev/revision")
         return {pod.metadata.name: pod for pod in found}
@@ -153,32 +159,47 @@ class Proxy:
         self.name = f"{pod}#1"
         self.entries: dict[int, pb.ShardEntry] = {}
         self.generation, self.early = 0, 0
-        """`early` = maps that were told before they were kept."""
+        """`early` = maps with owners that were told before they were kept."""
         self.refused = ""
         self.held: set[int] = set()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        path = "/cloudstate_knative.v1.CoordinationService/Join"
-        self.call = self.channel.stream_stream(path, pb.JoinRequest.SerializeToString, pb.JoinResponse.FromString)(wait_for_ready=True)
         method = pb.Method(path="/shop.Cart/Get", persistence_id="cart", key_fields=[pb.KeyField(numbers=[1], type=9)])
         member = pb.Member(member_id=self.name, pod=pod, revision=revision, data_address=f"{pod}:8013", peer_address=f"{pod}:8559")
         service = f"{world.namespace}/hello"
         self.hello = pb.Hello(service=service, member=member, journal_id="j1", shard_count=shards, methods=[method])
-        self.tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._listen())]
+        self.task = asyncio.create_task(self._run())
 
-    async def _beat(self) -> None:
-        await self.call.write(pb.JoinRequest(hello=self.hello))
+    async def _run(self) -> None:
+        """Join, again and again."""
+        path = "/cloudstate_knative.v1.CoordinationService/Join"
+        join = self.channel.stream_stream(path, pb.JoinRequest.SerializeToString, pb.JoinResponse.FromString)
+        while True:
+            self.entries, self.generation = {}, 0
+            call: Any = join(wait_for_ready=True)
+            beats = asyncio.create_task(self._beat(call))
+            try:
+                await self._listen(call)
+            except grpc.aio.AioRpcError:
+                pass
+            finally:
+                beats.cancel()
+                await asyncio.gather(beats, return_exceptions=True)
+            await asyncio.sleep(0.1)
+
+    async def _beat(self, call: Any) -> None:
+        await call.write(pb.JoinRequest(hello=self.hello))
         while True:
             self.held = {shard for shard, e in self.entries.items() if e.owner == self.name and not e.next}
             owned = [pb.OwnedShard(shard=s, epoch=1, load=self.load) for s in self.held]
-            await self.call.write(pb.JoinRequest(heartbeat=pb.Heartbeat(owned=owned, journal_ok=True, generation=self.generation)))
+            await call.write(pb.JoinRequest(heartbeat=pb.Heartbeat(owned=owned, journal_ok=True, generation=self.generation)))
             await asyncio.sleep(0.2)
 
-    async def _listen(self) -> None:
-        async for message in self.call:
-            self.refused = message.refusal.reason or self.refused
+    async def _listen(self, call: Any) -> None:
+        async for message in call:
+            self.refused = message.refusal.reason
             if message.HasField("map"):
-                kept = await self.world.kube.get(kinds.SHARD_MAP, self.world.namespace, "hello")
-                self.early += kept.spec.generation < message.map.generation
+                if any(e.owner for e in message.map.entries):
+                    self.early += await self.world.generation() < message.map.generation
                 self.entries |= {e.shard: e for e in message.map.entries}
                 self.generation = message.map.generation
 
@@ -187,9 +208,8 @@ class Proxy:
         return {shard: entry.owner for shard, entry in self.entries.items()}
 
     async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
         await self.channel.close()
 
 

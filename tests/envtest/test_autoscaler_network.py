@@ -103,11 +103,12 @@ async def test_a_podautoscaler_that_is_made_anew_is_served_anew(world: World, po
     await world.revision("hello-1")
     await world.revision_pod("hello-1", "a")
     await eventually(lambda: world.pa("hello-1"), lambda pa: state(pa).get("Ready") == ("True", ""), "Ready")
-    await world.kube.delete(kinds.POD_AUTOSCALER, world.namespace, "hello-1")
 
     async def told() -> bool:
-        return bool(activator.routes[name].revisions)
+        return name in activator.routes and bool(activator.routes[name].revisions)
 
+    await eventually(told, bool, "a route")
+    await world.kube.delete(kinds.POD_AUTOSCALER, world.namespace, "hello-1")
     await eventually(told, lambda found: not found, "no route")
     await world.podautoscaler("hello-1")
     for kind, made in ((kinds.SERVICE, "hello-1"), (kinds.SERVICE, "hello-1-private"), (kinds.ENDPOINT_SLICE, "hello-1-activators")):
@@ -134,9 +135,9 @@ async def test_pairing_can_be_switched_on_while_the_plain_revision_serves(world:
     await world.revision("hello-2", {"cloudstate.io/paired": "v1", "cloudstate.io/shards": "16"}, protocol="h2c")
     await world.revision_pod("hello-2", "b", "10.1.9.8")
     proxy = cast.proxy(port, "b", "hello-2")
-    await eventually(told, lambda found: found == {"": ["b"], "/plain": ["a"]}, "both revisions")
+    await eventually(told, lambda found: found == {"": ["b#1"], "/plain": ["a"]}, "both revisions")
     assert proxy.refused == ""
     assert not activator.routes[name].plain
     assert activator.routes[f"{name}/plain"].plain
     await world.kube.delete(kinds.POD_AUTOSCALER, world.namespace, "hello-1")
-    await eventually(told, lambda found: found == {"": ["b"], "/plain": []}, "the plain revision is gone")
+    await eventually(told, lambda found: found == {"": ["b#1"], "/plain": []}, "the plain revision is gone")

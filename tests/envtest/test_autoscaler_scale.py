@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from cloudstate_core.kube import kinds
 from cloudstate_core.kube.client import KubeClient
-from envtest.autoscaling import FAST, Cast, World, replica, state, stats
+from envtest.autoscaling import FAST, Cast, Proxy, World, replica, state, stats
 from envtest.conftest import eventually
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -56,7 +56,7 @@ async def test_a_policy_s_changes_apply_to_what_runs_and_a_bad_one_says_so(world
     assert "behavior.maxScaleUpRate" in told["conditions"][0]["message"]
     assert told["effective"][0]["max"] == 5, "the last good form stays in force"
 
-    await world.policy({"scale": {"max": 2}}, "named")
+    await world.policy({"scale": {"max": 2}, "metrics": FAST["metrics"]}, "named")
     await world.kube.merge(kinds.POD_AUTOSCALER, world.namespace, "hello-1", {"metadata": {"annotations": {"cloudstate.io/policy": "named"}}})
     await eventually(lambda: world.policy_status("named"), lambda s: s.get("matched") == 1, "the one that the annotation names")
     await eventually(world.policy_status, lambda s: s.get("matched") == 0, "the other one applies no more")
@@ -101,10 +101,7 @@ async def test_the_pod_that_leaves_was_drained_and_named_before_replicas_are_low
     proxies = {pod: cast.proxy(port, pod, shards=40, load=load) for pod, load in loads.items()}
     activator.stats = stats(world, "hello-1", 25)
 
-    async def spread() -> list[int]:
-        return [len(proxy.held) for proxy in proxies.values()]
-
-    await eventually(spread, lambda found: sum(found) == 40 and min(found) >= 8, "every pod has shards")
+    await eventually(held_by(*proxies.values()), lambda found: sum(found) == 40 and min(found) >= 8, "every pod has shards")
     await world.policy(FAST | {"scale": {"min": 0, "max": 2}})
     lowered = False
     async with asyncio.timeout(60):
@@ -123,21 +120,26 @@ async def test_the_pod_that_leaves_was_drained_and_named_before_replicas_are_low
     await eventually(lambda: world.pa("hello-1"), lambda pa: (pa.status.desired_scale, pa.status.actual_scale) == (2, 2), "two pods")
 
 
+def held_by(*proxies: Proxy) -> Callable[[], Awaitable[list[int]]]:
+    async def look() -> list[int]:
+        return [len(proxy.held) for proxy in proxies]
+
+    return look
+
+
 async def test_a_tenth_of_the_traffic_is_a_tenth_of_the_shards(world: World, port: int, cast: Cast) -> None:
     cast.activator(port)
     for revision in ("hello-1", "hello-2"):
         await world.revision(revision, PAIRED)
         await world.revision_pod(revision, f"{revision}-a", "10.1.9.9")
     await world.route(hello_1=100)
-    old, new = (cast.proxy(port, f"{revision}-a", revision, shards=40) for revision in ("hello-1", "hello-2"))
-
-    async def held() -> tuple[int, int]:
-        return len(old.held), len(new.held)
-
-    await eventually(held, lambda found: found == (40, 0), "all at the old revision")
+    old = cast.proxy(port, "hello-1-a", "hello-1", shards=40)
+    await eventually(held_by(old), lambda found: found == [40], "all at the old revision")
+    new = cast.proxy(port, "hello-2-a", "hello-2", shards=40)
+    held = held_by(old, new)
     await world.route(hello_1=90, hello_2=10)
-    await eventually(held, lambda found: found == (36, 4), "a tenth at the new one")
+    await eventually(held, lambda found: found == [36, 4], "a tenth at the new one")
     moved = set(new.held)
     await world.route(hello_1=80, hello_2=20)
-    await eventually(held, lambda found: found == (32, 8), "a fifth at the new one")
+    await eventually(held, lambda found: found == [32, 8], "a fifth at the new one")
     assert moved <= new.held, "raising a share only adds entities"
