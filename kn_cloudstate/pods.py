@@ -55,6 +55,8 @@ class _Running:
     log: ProcessLog
     function: asyncio.subprocess.Process
     proxy: asyncio.subprocess.Process
+    killed: bool = False
+    """On purpose."""
     ended: asyncio.Task[None] | None = None
 
 
@@ -153,6 +155,7 @@ class LocalPods:
     def kill(self, name: str) -> None:
         """SIGKILL both processes of a pod, as a crashed machine would."""
         running = self._running[name]
+        running.killed = True
         for process in (running.proxy, running.function):
             _signal(process, signal.SIGKILL)
 
@@ -172,10 +175,11 @@ class LocalPods:
         """Wait for the pod's end; the first process to go takes the other with it."""
         waits = {asyncio.create_task(running.proxy.wait()), asyncio.create_task(running.function.wait())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if running.pod.phase is Phase.STOPPING:
+        if running.pod.phase is Phase.STOPPING or running.killed:
             self._failures = 0
         else:
             self._tell_end(name, running)
+        if running.pod.phase is not Phase.STOPPING:
             _signal(running.proxy, signal.SIGKILL)
         _signal(running.function, signal.SIGTERM)
         _, late = await asyncio.wait(waits, timeout=STOP_LIMIT)
@@ -207,6 +211,7 @@ async def _spawn(
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Not by `process.send_signal`: that may collect the exit code of a process which has just ended, and asyncio then misses it."""
     with contextlib.suppress(ProcessLookupError):
         if process.returncode is None:
-            process.send_signal(number)
+            os.kill(process.pid, number)

@@ -101,7 +101,8 @@ async def test_a_pod_is_two_processes_with_what_they_need(town: Any) -> None:
 
 
 async def test_the_function_outlives_the_proxy_that_drains(town: Any) -> None:
-    here = town("trap 'echo function; exit' TERM; while :; do sleep 0.05; done", "trap 'sleep 0.2; echo proxy; exit' TERM; while :; do sleep 0.05; done")
+    rest = "; exit' TERM; while :; do sleep 0.05; done"
+    here = town(f"trap 'echo function{rest}", f"trap 'sleep 0.2; echo proxy{rest}")
     await here.pods.start()
     (name,) = here.names
     processes = here.processes(name)
@@ -151,7 +152,7 @@ async def test_an_older_log_of_that_name_is_kept_and_not_mistaken_for_the_reason
     assert here.log("cart-00001-0001") == "what an earlier run said\n"
 
 
-async def test_a_killed_pod_takes_both_processes(town: Any) -> None:
+async def test_a_killed_pod_takes_both_processes_and_nobody_is_surprised(town: Any, caplog: Any) -> None:
     here = town(STUBBORN, STUBBORN)
     await here.pods.start()
     (name,) = here.names
@@ -159,6 +160,7 @@ async def test_a_killed_pod_takes_both_processes(town: Any) -> None:
     here.pods.kill(name)
     await here.until(lambda: here.ended == [name], "its end is told")
     assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert not caplog.text
 
 
 async def test_what_does_not_end_in_time_is_killed(town: Any, monkeypatch: Any) -> None:
@@ -205,24 +207,22 @@ async def test_pods_that_cannot_run_are_replaced_ever_more_slowly(town: Any) -> 
     assert [started.index(n) / 2 for n in range(1, 8)] == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 25.5], "seconds at which each was started"
 
 
-async def test_a_pod_that_ran_for_a_while_or_was_stopped_is_replaced_at_once(town: Any) -> None:
-    here = town()
-    for _ in range(4):
-        await here.pods.start()
-        (name,) = here.names
+@pytest.mark.parametrize("how", ["ran for a while", "was stopped", "was killed"])
+async def test_a_pod_that_could_run_ends_the_slowness(town: Any, how: str) -> None:
+    here = town("while [ ! -e gate ]; do sleep 0.01; done")
+    here.pods._failures = 5
+    await here.pods.start()
+    (name,) = here.names
+    if how == "ran for a while":
         here.now += EARLY
+        (here.folder / "gate").touch()
+    elif how == "was stopped":
+        await here.pods.stop(name)
+    else:
         here.pods.kill(name)
-        await here.until(lambda: not here.names, "the pod has ended")
-    assert here.pods.started_total == 4
-    here.pods._failures = 3
-    await here.pods.start()
-    await here.pods.stop(here.names[0])
     await here.until(lambda: not here.names, "the pod has ended")
     await here.pods.start()
-    here.pods.kill(here.names[0])
-    await here.until(lambda: not here.names, "the pod has ended")
-    await here.pods.start()
-    assert here.pods.started_total == 7, "the pod that was stopped has shown that pods can run"
+    assert here.pods.started_total == 2
 
 
 async def test_a_process_that_cannot_be_made_is_told_and_leaves_nothing(town: Any, caplog: Any) -> None:
