@@ -16,6 +16,8 @@ from kn_cloudstate.local import RunningService
 
 BAR = 24
 """Width of the bar that all shards of a service make."""
+NAME = 22
+"""Longest name of a pod that is shown whole; the end of a longer one tells pods apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def render(view: Snapshot, extra: RenderableType | None = None) -> Panel:
         style = {"ready": "green", "starting": "yellow", "draining": "magenta"}.get(pod.phase, "red")
         owned, receiving = _cells(pod.shards, view.shard_count), _cells(pod.receiving, view.shard_count)
         bar = Text.assemble(("█" * owned, style), ("░" * receiving, "yellow"))
-        table.add_row(pod.name, Text(pod.phase, style=style), str(pod.shards), bar, f"{pod.load:.2f}")
+        name = pod.name if len(pod.name) <= NAME else "…" + pod.name[1 - NAME :]
+        table.add_row(name, Text(pod.phase, style=style), str(pod.shards), bar, f"{pod.load:.2f}")
     pods = table if view.pods else Text("no pods: at zero", style="dim")
     body = Group(*_head(view), pods, *([extra] if extra is not None else []))
     return Panel(body, title=f"[bold]{view.service}[/bold]", border_style="cyan")
