@@ -137,6 +137,11 @@ class Desk(Generic[T]):
         found = self.pods.get(member)
         return found.in_flight + len(found.waiting) if found is not None else 0
 
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits and nothing is in flight."""
+        return self.room.taken == 0 and not any(slots.in_flight for slots in self.pods.values())
+
     def release(self) -> list[T]:
         """Take out every waiting call, the held ones first."""
         released = self.held.release() + self.anywhere.release()

@@ -102,7 +102,7 @@ class Router:
 
     def _nowhere(self, call: int, grpc: bool, what: str) -> None:
         self.rejected += 1
-        if self._table.services:
+        if self._table.told:
             self._fail(call, grpc, Status.UNIMPLEMENTED, 404, f"{what}: no service is known here by that name")
         else:
             self._fail(call, grpc, Status.UNAVAILABLE, 503, "no routes have come from the leader yet")
@@ -210,6 +210,17 @@ class Router:
                 request = self._calls[call]
                 request.queue = None
                 self._finish(request, Status.UNAVAILABLE, 503, f"{name}: {why} the request within {now - request.began:.0f} s")
+        self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        """Services that the leader has removed leave memory once their last request has ended."""
+        for service in [service for service in self._table.services.values() if service.removed]:
+            reporters = {name: reporter for name, reporter in self.reporters.items() if name[0] == service.name}
+            if self._desk(service).idle and all(reporter.idle for reporter in reporters.values()):
+                self._table.forget(service.name)
+                del self.desks[service.name]
+                for name in reporters:
+                    del self.reporters[name]
 
     # Ends ---------------------------------------------------------------------------------------------------------------
 

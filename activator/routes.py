@@ -174,18 +174,29 @@ class RouteTable:
         self.services: dict[str, Service] = {}
         self._by_host: dict[str, Service] = {}
         self._by_revision: dict[tuple[str, str], Service] = {}
+        self.told = False
+        """True once a leader has told routes."""
 
     def apply(self, routes: Iterable[pb.ServiceRoute]) -> list[Service]:
         """Take over the leader's message; the services it concerned."""
         touched = []
         for route in routes:
+            self.told = True
             service = self.services.setdefault(route.map.service, Service(route.map.service))
             service.update(route)
             touched.append(service)
+        self._index()
+        return touched
+
+    def forget(self, name: str) -> None:
+        """A service is no more."""
+        del self.services[name]
+        self._index()
+
+    def _index(self) -> None:
         services = self.services.values()
         self._by_host = {host.lower(): service for service in services for host in service.hosts}
         self._by_revision = {(s.name.partition("/")[0], r): s for s in services for r in (s.revision, *s.revisions) if r}
-        return touched
 
     def find(self, authority: str, namespace: str, revision: str) -> tuple[Service, str] | None:
         """Service and revision: by Knative's headers, else by host (a service's, or the cluster's name of a revision), else the only service

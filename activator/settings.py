@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cloudstate_core.environment import Environment
 from cloudstate_core.process import SettingsError
 
 
@@ -38,44 +38,23 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
     ACTIVATOR_PORT is the one port; a pod has ACTIVATOR_HTTP_PORT and ACTIVATOR_H2C_PORT in its place.
     """
 
-    def port(name: str, default: int) -> int:
-        value = environment.get(name, str(default))
-        if not value.isdecimal() or int(value) > 65535:
-            raise SettingsError(f"{name}={value!r}: must be a port from 0 to 65535")
-        return int(value)
-
-    def count(name: str, default: int) -> int:
-        value = environment.get(name, str(default))
-        if not value.isdecimal() or not 1 <= int(value) <= 1_000_000:
-            raise SettingsError(f"{name}={value!r}: must be a whole number from 1 to 1000000")
-        return int(value)
-
-    def seconds(name: str, default: float) -> float:
-        value = environment.get(name, str(default))
-        try:
-            found = float(value)
-        except ValueError:
-            found = math.nan
-        if not 0 <= found < math.inf:
-            raise SettingsError(f"{name}={value!r}: must be seconds, 0 or more")
-        return found
-
+    read = Environment(environment)
     pair = [name for name in ("ACTIVATOR_HTTP_PORT", "ACTIVATOR_H2C_PORT") if name in environment]
     if len(pair) == 1:
         raise SettingsError(f"{pair[0]}={environment[pair[0]]!r}: ACTIVATOR_HTTP_PORT and ACTIVATOR_H2C_PORT must be set together")
-    drain = seconds("ACTIVATOR_DRAIN_SECONDS", 5.0)
+    drain = read.seconds("ACTIVATOR_DRAIN_SECONDS", 5.0)
     coordinator = environment.get("CLOUDSTATE_COORDINATOR", "")
     if ":" not in coordinator:
         raise SettingsError(f"CLOUDSTATE_COORDINATOR={coordinator!r}: must be the leader's host:port")
     return Settings(
         host=environment.get("ACTIVATOR_HOST", "127.0.0.1"),
-        port=port("ACTIVATOR_H2C_PORT", 8013) if pair else port("ACTIVATOR_PORT", 9000),
-        http_port=port("ACTIVATOR_HTTP_PORT", 8012) if pair else None,
-        admin_port=port("ACTIVATOR_ADMIN_PORT", 0),
+        port=read.port("ACTIVATOR_H2C_PORT", 8013) if pair else read.port("ACTIVATOR_PORT", 9000),
+        http_port=read.port("ACTIVATOR_HTTP_PORT", 8012) if pair else None,
+        admin_port=read.port("ACTIVATOR_ADMIN_PORT", 0),
         coordinator=coordinator,
         transport=environment.get("CLOUDSTATE_TRANSPORT", "auto"),
-        queue=count("ACTIVATOR_QUEUE", 10_000),
-        hold=seconds("ACTIVATOR_HOLD_SECONDS", 30.0),
-        linger=min(drain, seconds("ACTIVATOR_LINGER_SECONDS", drain / 3 if pair else 0.0)),
+        queue=read.whole("ACTIVATOR_QUEUE", 10_000, 1, 1_000_000),
+        hold=read.seconds("ACTIVATOR_HOLD_SECONDS", 30.0),
+        linger=min(drain, read.seconds("ACTIVATOR_LINGER_SECONDS", drain / 3 if pair else 0.0)),
         drain=drain,
     )

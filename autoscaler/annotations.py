@@ -12,9 +12,21 @@ HPA = "hpa.autoscaling.knative.dev"
 HOUR = 3600.0
 
 
+def normalised(annotations: Mapping[str, str]) -> dict[str, str]:
+    """With Knative's older spellings (`minScale`) under their present names (`min-scale`); the present one wins where both are given."""
+    known = {_older(key): key for key in (*_RULES, "metric-aggregation-algorithm")}
+    short = {key.removeprefix(PREFIX): value for key, value in annotations.items() if key.startswith(PREFIX)}
+    return {**{PREFIX + known[key]: value for key, value in short.items() if key in known}, **annotations}
+
+
+def _older(key: str) -> str:
+    first, *others = key.split("-")
+    return first + "".join(word.capitalize() for word in others)
+
+
 def errors(annotations: Mapping[str, str], config: Mapping[str, float | str | bool] | None = None) -> dict[str, str]:
     """By key (without prefix): the rule that its value breaks. `config` = the values of config-autoscaler that matter, by snake case name."""
-    values = {key.removeprefix(PREFIX): value for key, value in annotations.items()}
+    values = {key.removeprefix(PREFIX): value for key, value in normalised(annotations).items()}
     config = config or {}
     found: dict[str, str] = {}
     for key, rule in _RULES.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoscaler.annotations import PREFIX
+from autoscaler.annotations import PREFIX, normalised
 from autoscaler.config import Config
 from autoscaler.placement.service import PlacementSettings
 from autoscaler.targets import metric_target
@@ -55,7 +55,7 @@ class ScaleSettings:
 
 def effective(annotations: Mapping[str, str], policy: Policy | None, config: Config | None = None, concurrency: int = 0) -> ScaleSettings:
     """Combine the three sources; annotations and policy have been validated before. `concurrency` = containerConcurrency."""
-    config = config or Config()
+    config, annotations = config or Config(), normalised(annotations)
     given = policy.values if policy is not None else {}
 
     def number(key: str, path: str, default: float) -> float:
@@ -92,7 +92,7 @@ def effective(annotations: Mapping[str, str], policy: Policy | None, config: Con
 def _demands(annotations: Mapping[str, str], policy: Policy | None, config: Config, concurrency: int) -> tuple[Demand, ...]:
     """The annotation's metric alone where there is one, else the policy's metrics, else concurrency by default."""
     target = annotations.get(PREFIX + "target")
-    metric = annotations.get(PREFIX + "metric")
+    metric = annotations.get(PREFIX + "metric") or None  # Knative writes an empty one on classes that are not its own
     percent = annotations.get(PREFIX + "target-utilization-percentage")
     if policy is not None and policy.metrics and target is None and metric is None:
         return tuple(_demand(metric, concurrency) for metric in policy.metrics)

@@ -162,7 +162,7 @@ def _service(path: pathlib.Path, document: dict[str, Any], reading: _Reading) ->
     name, namespace = _dns_name(metadata["name"], ""), _dns_name(metadata["namespace"], "default")
     config = reading.config or Config()
     annotations = _annotations(metadata["annotations"], template["metadata"]["annotations"], config, tell)
-    labels = metadata["labels"].texts()
+    labels = template["metadata"]["labels"].texts()  # as on a cluster, where only these reach the revision
     service = LocalService(
         namespace=namespace,
         name=name,

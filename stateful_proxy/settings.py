@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cloudstate_core.environment import Environment
 from cloudstate_core.process import SettingsError
 
 
@@ -56,10 +57,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         return environment.get(f"CLOUDSTATE_{name}", default)
 
     def number(name: str, default: int, low: int, high: int) -> int:
-        value = text(name, str(default))
-        if not value.isdecimal() or not low <= int(value) <= high:
-            raise SettingsError(f"CLOUDSTATE_{name}={value!r}: must be a whole number from {low} to {high}")
-        return int(value)
+        return Environment(environment).whole(f"CLOUDSTATE_{name}", default, low, high)
 
     function, service = text("USER_FUNCTION", "127.0.0.1:8080"), text("SERVICE", "default/service")
     if not re.fullmatch(r".+:\d+", function):

@@ -97,7 +97,7 @@ whole() { # everything of an earlier `up` was finished, with the same content, a
 }
 content() { echo "$(node_image) $workers $(key ingress) $(key testapp) $(cat "$HERE"/manifests/*.yaml | sha256sum)"; }
 
-registry_answers() { command -v kind kubectl docker >/dev/null && curl --silent --max-time 3 --output /dev/null https://registry-1.docker.io/v2/; }
+registry_answers() { command -v kind kubectl docker >/dev/null && timeout 5 docker manifest inspect kindest/node:latest >/dev/null 2>&1; }
 
 mkdir -p "$folder"
 if [ "${SOURCE:-}" = published ] || { [ -z "${SOURCE:-}" ] && registry_answers; }; then

@@ -182,6 +182,15 @@ class Product:
         self.system.kubectl("rollout", "restart", f"deployment/cloudstate-{component}")
         self.until_ready(component)
 
+    def keep_logs(self, folder: pathlib.Path) -> None:
+        """What is left to look at when a test has failed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for component in COMPONENTS:
+            selector = f"app.kubernetes.io/component={component}"
+            (folder / f"{component}.log").write_text(self.system.kubectl("logs", "--selector", selector, "--prefix", "--tail=-1"))
+        (folder / "pods.txt").write_text(self.system.kubectl("get", "pods", "--all-namespaces", "--output", "wide"))
+        (folder / "events.txt").write_text(self.system.kubectl("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"))
+
     def store(self, name: str) -> Json:
         """A StatefulStore on the test's Redis."""
         spec = {"redis": {"host": "redis.e2e-redis.svc.cluster.local"}}
@@ -189,11 +198,12 @@ class Product:
 
 
 @pytest.fixture(scope="session")
-def product(kubeconfig: str) -> Product:
-    """The product, installed once."""
+def product(kubeconfig: str) -> Iterator[Product]:
+    """The product, installed once; its logs and the cluster's events are in build/e2e-logs at the end."""
     installed = Product(kubeconfig)
     installed.install()
-    return installed
+    yield installed
+    installed.keep_logs(ROOT / "build/e2e-logs")
 
 
 @pytest.fixture(scope="session")

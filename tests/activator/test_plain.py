@@ -91,6 +91,22 @@ def test_what_waits_for_a_service_that_is_removed_is_told(house: Any) -> None:
     assert house.transport.answers[late].status == 404
 
 
+def test_a_removed_service_is_forgotten_once_its_last_request_has_ended(house: Any) -> None:
+    house.plain("a")
+    call = house.http("/")
+    house.plain(revisions=[], hosts=[], revision="")
+    house.transport.advance(1.0)
+    assert "shop/cart" in house.router.desks
+    house.ended(call, text="200")
+    for _ in range(3):
+        house.transport.advance(1.0)
+        house.router.statistics()
+        house.router.expire(house.transport.now)
+    assert not house.router.desks
+    assert not house.router.reporters
+    assert house.transport.answers[house.http("/")].status == 404
+
+
 def test_the_statistics_of_a_revision_that_is_gone_are_forgotten_once_told(house: Any) -> None:
     house.plain("a")
     call = house.http("/")

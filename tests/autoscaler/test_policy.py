@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.annotations import PREFIX
+from autoscaler.annotations import errors as annotation_errors
 from autoscaler.config import parse_config
 from autoscaler.settings import effective, placement_settings
 from cloudstate_core.durations import parse_duration
@@ -164,3 +165,19 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
+
+
+def test_an_empty_metric_is_none_at_all() -> None:
+    """Knative writes `metric: ""` on PodAutoscalers whose class is not its own."""
+    policy = parse_policy({"metadata": {"name": "p"}, "spec": {"metrics": [{"type": "Concurrency", "target": 10, "utilization": 100}]}})
+    (demand,) = effective({"autoscaling.knative.dev/metric": ""}, policy).demands
+    assert (demand.type, demand.target) == ("Concurrency", 10)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "minimum"), [({"minScale": "2"}, 2), ({"min-scale": "3"}, 3), ({"minScale": "2", "min-scale": "3"}, 3)]
+)
+def test_older_spellings_count_where_the_present_one_is_not_given(annotations: dict[str, str], minimum: int) -> None:
+    older = {f"autoscaling.knative.dev/{key}": value for key, value in annotations.items()}
+    assert effective(older, None).minimum == minimum
+    assert annotation_errors({"autoscaling.knative.dev/maxScale": "many"}).keys() == {"max-scale"}

@@ -20,8 +20,14 @@ def service(annotations: dict[str, Any] | None = None, **spec: Any) -> dict[str,
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
-        "metadata": {"name": "cart", "labels": {"app": "cart"}},
-        "spec": {"template": {"metadata": {"annotations": {**own, **(annotations or {})}}, "spec": {"containers": [{}]}}, **spec},
+        "metadata": {"name": "cart"},
+        "spec": {
+            "template": {
+                "metadata": {"labels": {"app": "cart"}, "annotations": {**own, **(annotations or {})}},
+                "spec": {"containers": [{}]},
+            },
+            **spec,
+        },
     }
 
 

@@ -17,10 +17,11 @@ SAMPLE = pathlib.Path(__file__).resolve().parents[2] / "samples/shopping-cart"
 SERVICE = """
 apiVersion: serving.knative.dev/v1
 kind: Service
-metadata: {name: cart, labels: {app: cart}, annotations: {cloudstate.io/shards: "32"}}
+metadata: {name: cart, annotations: {cloudstate.io/shards: "32"}}
 spec:
   template:
     metadata:
+      labels: {app: cart}
       annotations: {cloudstate.io/enabled: "true", local.cloudstate.io/command: "python -u 'my cart.py'"}
     spec:
       containerConcurrency: 3
@@ -91,10 +92,10 @@ def test_the_sample_loads_from_two_files() -> None:
     ("service", "policy", "name"),
     [
         ({}, {}, "calm"),
-        ({"metadata.labels": {"app": "other"}}, {}, None),
+        ({"spec.template.metadata.labels": {"app": "other"}}, {}, None),
         ({"metadata.namespace": "shop"}, {}, None),
         ({"metadata.namespace": "shop"}, {"metadata.namespace": "shop"}, "calm"),
-        ({"metadata.labels": {}, ANNOTATIONS: {"cloudstate.io/policy": "calm"}}, {}, "calm"),
+        ({"spec.template.metadata.labels": {}, ANNOTATIONS: {"cloudstate.io/policy": "calm"}}, {}, "calm"),
     ],
 )
 def test_which_policy_applies(read: Any, service: dict[str, Any], policy: dict[str, Any], name: str | None) -> None:
