@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import grpc
-import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "samples/shopping-cart"
@@ -61,31 +58,3 @@ def test_state_survives_zero_and_a_restart_of_everything(tmp_path: pathlib.Path,
         assert add_and_get(port, "milk") == ["tea", "milk"]
     with running(*files):
         assert add_and_get(port, "sugar") == ["tea", "milk", "sugar"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["no-such-file.yaml"], "no-such-file.yaml: cannot be read"),
-        ([str(ROOT / "setup.cfg")], "is not YAML"),
-    ],
-)
-def test_bad_input_is_told_and_nothing_starts(arguments: list[str], says: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "kn_cloudstate", "run", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=LIMIT, check=False
-    )
-    assert done.returncode == 1
-    assert says in done.stderr
-
-
-def test_a_taken_port_is_told(tmp_path: pathlib.Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "kn_cloudstate", "run", str(SAMPLE / "service.yaml"), str(SAMPLE / "policy.yaml")]
-        done = subprocess.run(
-            [*command, "--port", str(port), "--data", str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=LIMIT, check=False
-        )
-    assert done.returncode == 1
-    assert f"port {port}" in done.stderr

@@ -14,6 +14,11 @@ from rich.text import Text
 
 from kn_cloudstate.local import RunningService
 
+BAR = 24
+"""Width of the bar that all shards of a service make."""
+NAME = 22
+"""Longest name of a pod that is shown whole; the end of a longer one tells pods apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodLine:
@@ -80,21 +85,38 @@ def line(view: Snapshot) -> str:
 
 
 def render(view: Snapshot, extra: RenderableType | None = None) -> Panel:
-    """The live view of a service; `extra` goes below it."""
-    head = Text.assemble(
-        ("ready ", "dim"), (f"{view.ready}", "bold green"), ("  wanted ", "dim"), (f"{view.wanted}", "bold"),
-        ("  concurrency ", "dim"), (f"{view.concurrency:5.1f}", "bold"),
-        ("  panic ", "dim"), ("yes", "bold red") if view.in_panic else ("no", "green"),
-        ("  shards moving ", "dim"), (f"{view.moving}", "bold yellow"), ("  free ", "dim"), (f"{view.free}", "bold"),
-        ("  moved so far ", "dim"), (f"{view.moves_total}", "bold"),
-    )  # fmt: skip
-    table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
-    for column in ("pod", "state", "shards", "", "load"):
-        table.add_column(column)
+    """The live view of a service; `extra` goes below it. It fits 80 columns, and its columns stay where they are as figures change."""
+    table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
+    table.add_column("pod", no_wrap=True)
+    table.add_column("state", width=8)
+    table.add_column("shards", width=6, justify="right")
+    table.add_column("", width=BAR, no_wrap=True, overflow="crop")
+    table.add_column("load", width=6, justify="right")
     for pod in view.pods:
-        width = round(40 * pod.shards / max(1, view.shard_count))
         style = {"ready": "green", "starting": "yellow", "draining": "magenta"}.get(pod.phase, "red")
-        bar = Text("█" * width, style=style) + Text("░" * round(40 * pod.receiving / max(1, view.shard_count)), style="yellow")
-        table.add_row(pod.name, Text(pod.phase, style=style), str(pod.shards), bar, f"{pod.load:.2f}")
-    body = Group(head, table if view.pods else Text("no pods: at zero", style="dim"), *([extra] if extra is not None else []))
+        owned, receiving = _cells(pod.shards, view.shard_count), _cells(pod.receiving, view.shard_count)
+        bar = Text.assemble(("█" * owned, style), ("░" * receiving, "yellow"))
+        name = pod.name if len(pod.name) <= NAME else "…" + pod.name[1 - NAME :]
+        table.add_row(name, Text(pod.phase, style=style), str(pod.shards), bar, f"{pod.load:.2f}")
+    pods = table if view.pods else Text("no pods: at zero", style="dim")
+    body = Group(*_head(view), pods, *([extra] if extra is not None else []))
     return Panel(body, title=f"[bold]{view.service}[/bold]", border_style="cyan")
+
+
+def _head(view: Snapshot) -> tuple[Text, Text]:
+    """Two lines: what is decided, and where the shards are."""
+    scale = Text.assemble(
+        ("ready ", "dim"), (f"{view.ready}", "bold green"), ("  wanted ", "dim"), (f"{view.wanted}", "bold"),
+        ("  concurrency ", "dim"), (f"{view.concurrency:.1f}", "bold"),
+        ("  panic ", "dim"), ("yes", "bold red") if view.in_panic else ("no", "green"),
+    )  # fmt: skip
+    shards = Text.assemble(
+        ("shards ", "dim"), (f"{view.shard_count}", "bold"), ("  free ", "dim"), (f"{view.free}", "bold"),
+        ("  moving ", "dim"), (f"{view.moving}", "bold yellow"), ("  moved so far ", "dim"), (f"{view.moves_total}", "bold"),
+    )  # fmt: skip
+    return scale, shards
+
+
+def _cells(shards: int, of: int) -> int:
+    """Length of a bar; a pod with any shard at all shows it."""
+    return max(1, round(BAR * shards / of)) if shards else 0

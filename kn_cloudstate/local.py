@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import pathlib
-import signal
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.pods import LocalPods, free_port
 from kn_cloudstate.preconditions import StartError, require_folder, require_free, require_program
 from kn_cloudstate.process_log import ProcessLog
+from kn_cloudstate.processes import end
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +172,12 @@ class LocalInstallation:
         for service in self.services.values():
             if service.task is not None:
                 service.task.cancel()
-        await _end(self._processes.activator)
+        await end(self._processes.activator)
         await asyncio.gather(*(service.pods.close() for service in self.services.values()))
         for task in self._tasks:
             task.cancel()
         await self._coordination.stop()
-        await _end(self._processes.journal)
+        await end(self._processes.journal)
         self._processes.open_files.close()
 
 
@@ -191,18 +191,6 @@ async def _ready(admin_port: int) -> bool:
         return False
     writer.close()
     return status.split()[1:2] == [b"200"]
-
-
-async def _end(process: asyncio.subprocess.Process | None, limit: float = 10.0) -> None:
-    """SIGTERM, and SIGKILL for what has not ended in time."""
-    if process is None or process.returncode is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(process.wait(), limit)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 def data_folder(chosen: pathlib.Path | None) -> pathlib.Path:

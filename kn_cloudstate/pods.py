@@ -7,7 +7,6 @@ at once. Output goes to one log file per pod. Pods that end unasked soon after t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -25,6 +24,7 @@ from autoscaler.scaling_loop import Pod
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.preconditions import PYTHON
 from kn_cloudstate.process_log import ProcessLog
+from kn_cloudstate.processes import send_signal
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class _Running:
     log: ProcessLog
     function: asyncio.subprocess.Process
     proxy: asyncio.subprocess.Process
+    killed: bool = False
+    """On purpose."""
     ended: asyncio.Task[None] | None = None
 
 
@@ -115,7 +117,7 @@ class LocalPods:
             try:
                 proxy = await self._spawn_proxy(name, port, file)
             except OSError:
-                _signal(function, signal.SIGKILL)
+                send_signal(function, signal.SIGKILL)
                 raise
         return _Running(Pod(name, Phase.STARTING, self._clock()), output, function, proxy)
 
@@ -148,13 +150,14 @@ class LocalPods:
         if running is None or running.pod.phase is Phase.STOPPING:
             return
         running.pod = Pod(name, Phase.STOPPING, running.pod.started_at)
-        _signal(running.proxy, signal.SIGTERM)
+        send_signal(running.proxy, signal.SIGTERM)
 
     def kill(self, name: str) -> None:
         """SIGKILL both processes of a pod, as a crashed machine would."""
         running = self._running[name]
+        running.killed = True
         for process in (running.proxy, running.function):
-            _signal(process, signal.SIGKILL)
+            send_signal(process, signal.SIGKILL)
 
     async def close(self) -> None:
         """Stop every pod, kill what does not end in time, and wait for all."""
@@ -172,12 +175,13 @@ class LocalPods:
         """Wait for the pod's end; the first process to go takes the other with it."""
         waits = {asyncio.create_task(running.proxy.wait()), asyncio.create_task(running.function.wait())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if running.pod.phase is Phase.STOPPING:
+        if running.pod.phase is Phase.STOPPING or running.killed:
             self._failures = 0
         else:
             self._tell_end(name, running)
-            _signal(running.proxy, signal.SIGKILL)
-        _signal(running.function, signal.SIGTERM)
+        if running.pod.phase is not Phase.STOPPING:
+            send_signal(running.proxy, signal.SIGKILL)
+        send_signal(running.function, signal.SIGTERM)
         _, late = await asyncio.wait(waits, timeout=STOP_LIMIT)
         if late:
             self.kill(name)
@@ -204,9 +208,3 @@ async def _spawn(
     return await asyncio.create_subprocess_exec(
         *command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
     )
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        if process.returncode is None:
-            process.send_signal(number)

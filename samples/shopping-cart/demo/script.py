@@ -84,7 +84,7 @@ class Script:
 
     async def act_two(self, load_process: LoadProcess) -> None:
         """Load ramps up."""
-        self.stage.say(f"2  load ramps up to {RAMP[-1]} concurrent commands: pods come, shards move to them")
+        self.stage.say(f"2  load ramps up to {RAMP[-1]} concurrent commands: pods come, shards move")
         for workers in RAMP:
             load_process.resize(workers)
             await asyncio.sleep(2.0)
