@@ -56,10 +56,10 @@ envtest: setup   ## reconcilers and webhooks against a real API server: etcd and
 	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest) && trap '$(CLUSTER)/envtest.sh stop build/envtest' EXIT && \
 	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
 
-release:         ## render the manifests of a release into build/release; REGISTRY and TAG say where its images are
+release:         ## render the manifests of a release into build/release; REGISTRY and TAG say where its images are, OVERLAY picks a variant
 	@mkdir -p build/release
 	@$(KUBECTL) kustomize deploy/knative/base/crds >build/release/crds.yaml
-	@$(KUBECTL) kustomize deploy/knative/base | sed -E 's#(image|value): cloudstate-knative/([a-z-]+)$$#\1: $(REGISTRY)/\2:$(TAG)#' >build/release/release.yaml
+	@$(KUBECTL) kustomize deploy/knative/$(if $(OVERLAY),overlays/$(OVERLAY),base) | sed -E 's#(image|value): cloudstate-knative/([a-z-]+)$$#\1: $(REGISTRY)/\2:$(TAG)#' >build/release/release.yaml
 
 e2e: setup release ## the local journey, then Knative on a kind cluster of its own; KEEP=1 keeps the cluster
 	@kubeconfig=$$($(CLUSTER)/up.sh) && $(CLUSTER)/load.sh $${NAME:-cloudstate} product && \
