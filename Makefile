@@ -14,9 +14,9 @@ REGISTRY ?= dev.local/cloudstate-knative
 TAG ?= dev
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),e2e/cluster/kubectl.sh)
 
-.PHONY: release help setup demo test envtest e2e cluster-up cluster-down bench lint gen results clean
+.PHONY: release help setup demo test envtest e2e cluster-up cluster-down bench bench-control-plane lint gen results clean
 help:            ## list the targets
-	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed $(VENV)/.engine ## install everything into .venv and build the native engine
 
@@ -75,6 +75,10 @@ cluster-down:    ## delete that cluster
 
 bench: setup     ## measure against the peers (Go, Rust and grpcio), write build/results/bench.json
 	$(BIN)/python -m bench
+
+bench-control-plane: setup ## how long the control plane takes to take in a thousand revisions, against a real API server
+	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest-bench) && trap '$(CLUSTER)/envtest.sh stop build/envtest-bench' EXIT && \
+	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m bench.control_plane
 
 results: setup   ## print every result as one table
 	$(BIN)/python -m kn_cloudstate.results
