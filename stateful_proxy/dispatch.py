@@ -39,9 +39,9 @@ PASS_AGAIN = 0.02
 """Seconds until the first of them; each later one waits that much longer."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Command:
-    """A call on an entity, on its way to the entity's owner. Never changed; not frozen, since one is made for every call."""
+    """A call on an entity that another proxy owns. Never changed."""
 
     method: MethodInfo
     key: str
@@ -118,7 +118,7 @@ class Dispatch:
             text = f"{path}: cloudstate-command-id must not be longer than {MAX_COMMAND_ID} bytes"
             self._transport.finish(call, Status.INVALID_ARGUMENT, text)
             return
-        self._route(call, _Command(method, key, data, picked))
+        self._route(call, method, key, data, picked)
 
     # Everything but commands --------------------------------------------------------------------------------------------
 
@@ -170,17 +170,16 @@ class Dispatch:
             shard = self._shards[name] = shard_of(method.persistence_id, key, self._shard_count)
         return shard
 
-    def _route(self, call: int, command: _Command) -> None:
-        method = command.method
-        shard = self._shard(method, command.key)
+    def _route(self, call: int, method: MethodInfo, key: str, data: bytes, picked: tuple[bytes, ...], passes: int = 0) -> None:
+        shard = self._shard(method, key)
         admission = self._ownership.admit(shard)
         if isinstance(admission, Token):
-            command_id, retry = command.picked[0].decode("latin-1"), bool(command.picked[2])
-            self._entities.command(call, method, command.key, shard, admission, command.data, command_id, retry)
+            command_id = picked[0].decode("latin-1") if picked[0] else ""
+            self._entities.command(call, method, key, shard, admission, data, command_id, bool(picked[2]))
         elif isinstance(admission, Elsewhere):
-            self._pass_on(call, command, admission.member)
+            self._pass_on(call, _Command(method, key, data, picked, passes), admission.member)
         elif isinstance(admission, Waiting):
-            if not self._ownership.when_ready(shard, call, lambda: self._route(call, command)):
+            if not self._ownership.when_ready(shard, call, lambda: self._route(call, method, key, data, picked, passes)):
                 self._transport.finish(call, Status.RESOURCE_EXHAUSTED, "too many calls wait for shards to move here; no more are taken")
         elif isinstance(admission, Unavailable):
             self._transport.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
@@ -211,7 +210,7 @@ class Dispatch:
     def _pass_again(self, call: int) -> None:
         command = self._again.pop(call, None)
         if command is not None:
-            self._route(call, command)
+            self._route(call, command.method, command.key, command.data, command.picked, command.passes)
             self._flush()
 
     def _refuse(self, call: int, why: str) -> None:

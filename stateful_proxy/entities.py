@@ -315,9 +315,10 @@ class Entities:
             self._finish(command, Status.UNIMPLEMENTED, text)
             self._after_failure(entity, reload=True)
             return
-        headers = _headers(action.reply.metadata) if action.reply.HasField("metadata") else []
-        answer = Answer(action.reply.payload.value, headers, entity.seq, len(reply.events), missing=kind is None)
-        if not reply.events:
+        told, events = action.reply, reply.events
+        headers = _headers(told.metadata) if told.HasField("metadata") else []
+        answer = Answer(told.payload.value, headers, entity.seq, len(events), kind is None)
+        if not events:
             self._done(entity)
             self._deliver(command, answer)
             self._next(entity)

@@ -75,16 +75,22 @@ class Entity:
     mailbox: deque[Command] = field(default_factory=deque)
 
 
-def varint(number: int) -> bytes:
-    """Protobuf's encoding of an unsigned number."""
-    if number < 0x80:
-        return bytes((number,))
+def _varint(number: int) -> bytes:
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+_SHORT = tuple(_varint(number) for number in range(1 << 14))
+"""All encodings of up to two bytes, ready made: each command needs four of them."""
+
+
+def varint(number: int) -> bytes:
+    """Protobuf's encoding of an unsigned number."""
+    return _SHORT[number] if number < 1 << 14 else _varint(number)
 
 
 def id_field(entity_id: str) -> bytes:
