@@ -58,8 +58,7 @@ async def namespace(kube: KubeClient) -> AsyncIterator[str]:
 async def component(module: str, environment: dict[str, str]) -> AsyncIterator[None]:
     """A component's process, in the way its image starts it."""
     own = {"KUBECONFIG": os.environ["CLOUDSTATE_ENVTEST"], "POD_NAME": f"{module}-1", **environment}
-    prefix = os.environ.get("BENCH_PREFIX", "").split()
-    process = await asyncio.create_subprocess_exec(sys.executable, *prefix, "-m", module, env={**os.environ, **own})
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, env={**os.environ, **own})
     try:
         yield
     finally:
@@ -103,6 +102,8 @@ async def autoscaler_rows(kube: KubeClient, revisions: int) -> list[Row]:
     """Start with nothing served yet, then once more as the next leader, with everything as it should be."""
     async with namespace(kube) as ns:
         made = [revision_objects(f"r-{n:04d}") for n in range(revisions)]
+        owners = [{"metadata": {"name": f"r-{n:04d}"}, "spec": TEMPLATE} for n in range(revisions)]
+        await create_all([lambda r=r: kube.create(kinds.REVISION, ns, r) for r in owners])  # type: ignore[misc]
         await create_all([lambda d=d: kube.create(kinds.DEPLOYMENT, ns, d) for d, _ in made])  # type: ignore[misc]
         await create_all([lambda p=p: kube.create(kinds.POD_AUTOSCALER, ns, p) for _, p in made])  # type: ignore[misc]
         await kube.create(kinds.POD, ns, {"metadata": {"name": "activator", "labels": ACTIVATOR}, "spec": TEMPLATE})

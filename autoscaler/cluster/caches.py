@@ -23,6 +23,7 @@ class Caches:
         self.services = Cache(client, kinds.SERVICE, labels=f"{naming.MANAGED_BY}={naming.MANAGER}")
         self.slices = Cache(client, kinds.ENDPOINT_SLICE, labels=f"{naming.SLICE_MANAGED_BY}={naming.MANAGER}")
         self.routes = Cache(client, kinds.ROUTE)
+        self.revisions = Cache(client, kinds.REVISION)
         self.activators = Cache(client, kinds.POD, settings.namespace, ACTIVATORS)
         self.policies = Cache(client, kinds.AUTOSCALING_POLICY)
         self.config = Cache(client, kinds.CONFIG_MAP, settings.knative_namespace, fields="metadata.name=config-autoscaler")
@@ -32,8 +33,8 @@ class Caches:
     def all(self) -> list[Cache[Any]]:
         """Every cache, what others refer to first."""
         return [
-            self.config, self.policies, self.routes, self.deployments, self.pods, self.activators, self.services, self.slices,
-            self.podautoscalers,
+            self.config, self.policies, self.routes, self.revisions, self.deployments, self.pods, self.activators, self.services,
+            self.slices, self.podautoscalers,
         ]  # fmt: skip
 
     def pods_of(self, revision: str) -> list[objects.Pod]:

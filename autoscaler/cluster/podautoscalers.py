@@ -30,6 +30,8 @@ from cloudstate_core.kube.controller import Controller
 from cloudstate_core.kube.events import Recorder
 from cloudstate_core.kube.objects import PodAutoscaler
 
+DEFAULT_TIMEOUT = 300
+"""Seconds that a request may take when its revision does not say."""
 FOREIGN_AGAIN = 2.0
 """Seconds between looks at a revision whose Service is somebody else's."""
 
@@ -148,11 +150,13 @@ class PodAutoscalers:
             self.policies_controller.queue.add(policy)
 
     async def _timeout_of(self, pa: PodAutoscaler) -> int:
-        try:
-            revision = await self._client.get(kinds.REVISION, pa.metadata.namespace, pa.metadata.name)
-        except NotFound:
-            return 300
-        return revision.spec.timeout_seconds or 300
+        revision = self._caches.revisions.items.get(pa.metadata.key)
+        if revision is None:  # not seen yet: it is older than its PodAutoscaler
+            try:
+                revision = await self._client.get(kinds.REVISION, pa.metadata.namespace, pa.metadata.name)
+            except NotFound:
+                return DEFAULT_TIMEOUT
+        return revision.spec.timeout_seconds or DEFAULT_TIMEOUT
 
     def _settings_of(self, pa: PodAutoscaler) -> tuple[str, ScaleSettings]:
         key, policy = self.policies.of(pa)

@@ -299,3 +299,61 @@ async def test_what_proxies_tell_of_their_functions_scales_their_revision(leader
     loop.heard("activator")
     await loop.tick()
     assert (loop.state.wanted, pods.started) == (4, 2)
+
+
+async def test_who_watches_members_is_told_when_they_change_and_only_then(leader: Leader) -> None:
+    told: list[str] = []
+    leader.server.on_members = told.append
+    proxy = Proxy(leader.channel, "a")
+    await proxy.join()
+    await proxy.beat_until(lambda: told, "the member is told")
+    await proxy.beat_until(proxy.given, "it has shards")
+    told.clear()
+    for n in range(10):
+        await proxy.beat(sent_at=200 + n)
+    await until(lambda: 209 in proxy.acknowledged, "the last beat is acknowledged")
+    assert told == []
+    leader.server.process_exited(SERVICE, "a")
+    await until(lambda: told == [SERVICE], "its end is told")
+
+
+async def test_a_plain_service_is_told_by_its_new_name_before_the_old_one_means_something_else(leader: Leader) -> None:
+    activator = Activator(leader.channel)
+    members = leader.server.add_plain("ns/shop")
+    members.set_members("shop-1", {"p": "10.0.0.1:8012"})
+    leader.server.set_routes("ns/shop", (), "shop-1", (RevisionSpec("shop-1"),))
+    await until(lambda: any(route.map.service == "ns/shop" for route in activator.routes), "the plain service")
+    leader.server.rename_plain("ns/shop", "ns/shop/plain")
+    leader.server.add_service("ns/shop", SHARDS, (), "shop-2")
+    leader.server.touch("ns/shop")
+    await until(lambda: any(r.default_revision == "shop-2" for r in activator.routes), "the paired service")
+    names = [route.map.service for route in activator.routes]
+    renamed = names.index("ns/shop/plain")
+    assert activator.routes[renamed].plain
+    assert activator.routes[renamed].map.full
+    assert list(activator.routes[renamed].revisions[0].ready_members) == ["p"]
+    paired = next(n for n, route in enumerate(activator.routes) if route.default_revision == "shop-2")
+    assert renamed < paired
+    assert activator.routes[paired].map.full
+
+
+async def test_a_service_at_zero_costs_nothing_until_something_happens(leader: Leader) -> None:
+    ticks = {"busy": 0, "idle": 0}
+
+    def counted(name: str, decide: Callable[[float], bool]) -> Callable[[float], bool]:
+        def tick(now: float) -> bool:
+            ticks[name] += 1
+            return decide(now)
+
+        return tick
+
+    busy, idle = leader.server.add_service(SERVICE, SHARDS, (), "cart-1"), leader.server.add_service("ns/idle", SHARDS, (), "idle-1")
+    proxy = Proxy(leader.channel, "a")
+    await proxy.join()
+    await proxy.beat_until(proxy.given, "the busy service has an owner")
+    busy.tick = counted("busy", busy.tick)  # type: ignore[method-assign]
+    idle.tick = counted("idle", idle.tick)  # type: ignore[method-assign]
+    await until(lambda: ticks["busy"] >= 3, "three looks at the busy service")
+    assert ticks["idle"] == 0
+    leader.server.touch("ns/idle")
+    await until(lambda: ticks["idle"] == 1, "it is decided on when touched")
