@@ -74,7 +74,8 @@ start() {
     start_apiserver
     kubectl create -f "${DIR[knative_manifests]}/crds.yaml" >/dev/null
     kubectl create -k "$HERE/../../deploy/knative/base/crds" >/dev/null
-    kubectl wait --for=condition=Established --timeout=60s crd --all >/dev/null
+    # again when it fails: a definition that has no conditions yet counts as an error
+    wait_for 60 "resource definitions that are served" kubectl wait --for=condition=Established --timeout=10s crd --all
   fi
   echo "$FOLDER/kubeconfig"
 }

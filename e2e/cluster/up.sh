@@ -80,7 +80,7 @@ names() { # CoreDNS answers for the cluster only, and forgets soon
 knative() {
   local deployment work=$folder/knative
   kubectl apply --server-side -f "${DIR[knative_manifests]}/crds.yaml"
-  kubectl wait --for=condition=Established --timeout=60s crd --all
+  wait_for 60 "resource definitions that are served" kubectl wait --for=condition=Established --timeout=10s crd --all
   rm -rf "$work" && mkdir "$work"
   cp "${DIR[knative_manifests]}/rest.yaml" "$work/"
   cp "$HERE/manifests/knative.yaml" "$work/kustomization.yaml"

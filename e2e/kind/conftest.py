@@ -39,13 +39,13 @@ class Cluster:
         self.namespace = namespace
         path = f"{pathlib.Path(kubeconfig).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"  # kubectl as it was built for the cluster
         self.kubeconfig = kubeconfig
-        self._environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
+        self.environment = {**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}
 
     def kubectl(self, *arguments: str, given: str = "") -> str:
         """Output of a kubectl command; it fails with what kubectl said."""
         command = ["kubectl", "--namespace", self.namespace, *arguments]
         done = subprocess.run(
-            command, env=self._environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+            command, env=self.environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
         )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
@@ -97,13 +97,13 @@ class Cluster:
         for option, values in (("--annotation", template["metadata"]["annotations"]), ("--label", template["metadata"].get("labels", {}))):
             command += [part for key, value in values.items() for part in (option, f"{key}={value}")]
         command += [part for entry in container.get("env", ()) for part in ("--env", f"{entry['name']}={entry['value']}")]
-        subprocess.run(command, env=self._environment, check=True, timeout=LIMIT)
+        subprocess.run(command, env=self.environment, check=True, timeout=LIMIT)
 
     def refusal(self, body: Json) -> str:
         """What a user is told whose object is refused."""
         command = ["kubectl", "--namespace", self.namespace, "apply", "-f", "-"]
         done = subprocess.run(
-            command, env=self._environment, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False
+            command, env=self.environment, input=json.dumps(body), capture_output=True, text=True, timeout=LIMIT, check=False
         )
         assert done.returncode != 0, "the object was accepted"
         return done.stderr
@@ -166,12 +166,17 @@ class Product:
         """What the documentation tells a user to do."""
         release = ROOT / "build/release"
         self.system.kubectl("apply", "-f", str(release / "crds.yaml"))
-        self.system.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(release / "crds.yaml"))
+        until(self._served, "resource definitions that are served")
         self.system.kubectl("apply", "-f", str(release / "release.yaml"))
         for component in COMPONENTS:
             self.until_ready(component)
         self._redis.kubectl("apply", "-f", str(ROOT / "e2e/kind/redis.yaml"))
         self._redis.kubectl("wait", "pod", "redis", "--for=condition=Ready", f"--timeout={LIMIT:.0f}s")
+
+    def _served(self) -> bool:
+        kinds = "statefulstores,autoscalingpolicies,shardmaps"
+        done = subprocess.run(["kubectl", "get", kinds, "--all-namespaces"], env=self.system.environment, capture_output=True, check=False)
+        return done.returncode == 0
 
     def until_ready(self, component: str) -> None:
         """Wait for a component's rollout."""
