@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 from autoscaler.coordination import CoordinationServer
 from bench.peers import go_peers
-from bench.processes import free_port, running, wait_listening
+from bench.processes import running, wait_listening
 from bench.scenarios import LOAD_CORE, SERVER_CORE, Server, go_peer, interleaved
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from kn_cloudstate.ports import free_port
 from kn_cloudstate.results import Row
 
 

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +20,7 @@ from typing import Any
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Kind
 from cloudstate_core.kube.client import KubeClient
+from kn_cloudstate.ports import free_port
 from kn_cloudstate.results import Row, table, write
 
 BAR = 60.0
@@ -66,13 +66,6 @@ async def component(module: str, environment: dict[str, str]) -> AsyncIterator[N
         await process.wait()
 
 
-def free_port() -> str:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 async def seconds_until(count: Callable[[], Awaitable[int]], wanted: int, began: float) -> float | None:
     """Seconds from `began` until `count` is as wanted; None when it takes too long."""
     while (took := time.monotonic() - began) < LIMIT:
@@ -109,7 +102,7 @@ async def autoscaler_rows(kube: KubeClient, revisions: int) -> list[Row]:
         await kube.create(kinds.POD, ns, {"metadata": {"name": "activator", "labels": ACTIVATOR}, "spec": TEMPLATE})
         status = {"podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}], "conditions": [{"type": "Ready", "status": "True"}]}
         await kube.merge(kinds.POD, ns, "activator", {"status": status}, "status")
-        own = {"POD_IP": "10.9.8.7", "POD_NAMESPACE": ns, "AUTOSCALER_PORT": free_port(), "AUTOSCALER_ADMIN_PORT": free_port()}
+        own = {"POD_IP": "10.9.8.7", "POD_NAMESPACE": ns, "AUTOSCALER_PORT": str(free_port()), "AUTOSCALER_ADMIN_PORT": str(free_port())}
 
         async def served() -> int:
             found, _ = await kube.list(kinds.POD_AUTOSCALER, ns)
@@ -141,8 +134,8 @@ async def controller_rows(kube: KubeClient, revisions: int) -> list[Row]:
         bodies = [{"metadata": {"name": f"r-{n:04d}", "annotations": annotations}, "spec": TEMPLATE} for n in range(revisions)]
         await create_all([lambda b=b: kube.create(kinds.REVISION, ns, b) for b in bodies])  # type: ignore[misc]
         own = {
-            "POD_NAMESPACE": ns, "WEBHOOK_PORT": free_port(), "WEBHOOK_HOST": "127.0.0.1", "WEBHOOK_NAMES": "localhost",
-            "ADMIN_PORT": free_port(), "PROXY_IMAGE": "dev.local/proxy:1",
+            "POD_NAMESPACE": ns, "WEBHOOK_PORT": str(free_port()), "WEBHOOK_HOST": "127.0.0.1", "WEBHOOK_NAMES": "localhost",
+            "ADMIN_PORT": str(free_port()), "PROXY_IMAGE": "dev.local/proxy:1",
         }  # fmt: skip
 
         async def told() -> int:

@@ -17,14 +17,6 @@ PATIENCE = 20.0
 """Seconds until a server must listen."""
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def running(command: Sequence[str], core: int, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command pinned to a core until the block ends."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import grpc
 
-from bench.processes import free_port, resident_mb, running
+from bench.processes import resident_mb, running
 from bench.scenarios import SERVER_CORE, UNARY, user_function
+from kn_cloudstate.ports import free_port
 from kn_cloudstate.results import Row
 
 ENTITIES = 10_000

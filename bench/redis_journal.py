@@ -16,13 +16,14 @@ from concurrent.futures import Future
 import redis.asyncio as client
 
 from bench.peers import MissingToolchain
-from bench.processes import free_port, running, wait_listening
+from bench.processes import running, wait_listening
 from bench.scenarios import SERVER_CORE
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.journal.api import Activate, Append, Appended, Claim, Claimed, EntityKey, Journal, JournalError, Operation, Outcome, Value
 from cloudstate_core.journal.redis_address import redis_address
 from cloudstate_core.journal.redis_format import stored
 from cloudstate_core.journal.redis_journal import RedisJournal
+from kn_cloudstate.ports import free_port
 from kn_cloudstate.results import Row
 
 SHARDS, ENTITIES, BATCH, BATCHES_IN_FLIGHT, APPENDS = 256, 2_000, 50, 4, 40_000

@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager
 from google.protobuf import descriptor_pb2
 
 from bench.peers import go_peers, load_generator
-from bench.processes import free_port, measure, running, wait_listening
+from bench.processes import measure, running, wait_listening
 from cloudstate_core.pb.cloudstate import entity_pb2
+from kn_cloudstate.ports import free_port
 
 SERVER_CORE, LOAD_CORE = 0, 1
 UNARY = "/bench.Echo/Unary"

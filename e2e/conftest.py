@@ -6,13 +6,14 @@ import contextlib
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
+
+from kn_cloudstate.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 60.0
@@ -21,9 +22,7 @@ LIMIT = 60.0
 @pytest.fixture
 def port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from autoscaler.scaling_loop import ScalingLoop
 from autoscaler.settings import effective, placement_settings
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from kn_cloudstate.manifests import LocalService
-from kn_cloudstate.pods import LocalPods, free_port
+from kn_cloudstate.pods import LocalPods
+from kn_cloudstate.ports import free_port
 from kn_cloudstate.preconditions import StartError, require_folder, require_free, require_program
 from kn_cloudstate.process_log import ProcessLog
 from kn_cloudstate.processes import end

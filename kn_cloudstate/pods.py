@@ -12,7 +12,6 @@ import math
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import IO
 from autoscaler.fleet import Phase
 from autoscaler.scaling_loop import Pod
 from kn_cloudstate.manifests import LocalService
+from kn_cloudstate.ports import free_port
 from kn_cloudstate.preconditions import PYTHON
 from kn_cloudstate.process_log import ProcessLog
 from kn_cloudstate.processes import send_signal
@@ -39,14 +39,6 @@ BACKOFF_FIRST, BACKOFF_LAST = 1.0, 10.0
 def backoff(failures: int) -> float:
     """Seconds to wait after so many pods in a row that could not run (pure)."""
     return 0.0 if failures < 2 else min(BACKOFF_LAST, BACKOFF_FIRST * 2.0 ** min(failures - 2, 10))
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(slots=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import random
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,21 +13,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from kn_cloudstate.ports import free_port
+
 PATIENCE = 30.0
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
     """Tests against a real API server are for `make envtest`, which starts one."""
     return True if collection_path.name == "envtest" and "CLOUDSTATE_ENVTEST" not in os.environ else None
-
-
-def lasting_port() -> int:
-    """A port that nobody has, from a range that outgoing connections do not take either: it is still free for a restart."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class RedisServer:
@@ -40,7 +31,7 @@ class RedisServer:
 
     def __init__(self, folder: pathlib.Path, *options: str) -> None:
         self.folder, self.options = folder, options
-        self.port, self.tls_port = lasting_port(), lasting_port()
+        self.port, self.tls_port = free_port(), free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 

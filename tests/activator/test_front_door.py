@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,17 +19,12 @@ from aiohttp import web
 
 from autoscaler.coordination import CoordinationServer, RevisionSpec
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from kn_cloudstate.ports import free_port
 
 LIMIT = 30.0
 BACKENDS = ["grpcio", *(["native"] if importlib.util.find_spec("cloudstate_engine") is not None else [])]
 native_only = pytest.mark.parametrize("door", [b for b in BACKENDS if b == "native"], indirect=True)
 LARGE = 32 * 1024 * 1024
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RpcPod:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import create
+from kn_cloudstate.ports import free_port
 
 LIMIT = 30.0
 SHARDS = 4
@@ -34,12 +34,6 @@ def installed(backend: str) -> bool:
 
 
 BACKENDS = [b for b in ("grpcio", "native") if installed(b)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Leader:

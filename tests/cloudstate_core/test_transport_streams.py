@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
 
 from cloudstate_core.transport import api
+from kn_cloudstate.ports import free_port
 
 
 def data_of(bench: Any, stream: int) -> list[bytes]:
@@ -32,12 +32,6 @@ def begin(bench: Any, target: str, path: str, *messages: bytes, **options: Any) 
         return int(stream)
 
     return int(bench.do(go))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_stream_echoes_in_order_and_ends_once(bench: Any, peers: Any) -> None:

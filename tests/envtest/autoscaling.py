@@ -13,7 +13,8 @@ from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Conflict, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
-from envtest.conftest import Component, free_port
+from envtest.conftest import Component
+from kn_cloudstate.ports import free_port
 
 CLASS = {"autoscaling.knative.dev/class": "concurrency.cloudstate.io"}
 ACTIVATOR_LABELS = {"app.kubernetes.io/component": "activator", "app.kubernetes.io/part-of": "cloudstate-knative"}

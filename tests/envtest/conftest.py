@@ -10,7 +10,6 @@ import contextlib
 import os
 import pathlib
 import secrets
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -24,12 +23,6 @@ from cloudstate_core.kube.api import Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
 
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 60) -> T:

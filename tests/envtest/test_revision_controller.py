@@ -18,7 +18,8 @@ import yaml
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Body, Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
-from envtest.conftest import Component, as_account, eventually, free_port
+from envtest.conftest import Component, as_account, eventually
+from kn_cloudstate.ports import free_port
 from revision_controller.trust import CONFIGURATION, CONFIGURATIONS, SECRET_NAME
 
 BASE = pathlib.Path(__file__).parents[2] / "deploy/knative/base"

@@ -17,7 +17,8 @@ import pytest
 from autoscaler.fleet import Phase
 from kn_cloudstate import pods as pods_module
 from kn_cloudstate.manifests import LocalService
-from kn_cloudstate.pods import BACKOFF_LAST, EARLY, LocalPods, backoff, free_port
+from kn_cloudstate.pods import BACKOFF_LAST, EARLY, LocalPods, backoff
+from kn_cloudstate.ports import free_port
 
 LIMIT = 20.0
 SLEEPS = "exec sleep 600"

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from cloudstate_sdk.pb.cloudstate import entity_pb2
 from cloudstate_sdk.pb.cloudstate import event_sourced_pb2 as es
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
+
+from kn_cloudstate.ports import free_port
 
 SERVICE = "com.example.shoppingcart.ShoppingCart"
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -247,9 +248,7 @@ def test_a_class_that_does_not_fit_its_service_says_so(sample: Any) -> None:
 
 
 def test_the_sample_listens_on_port_and_ends_on_sigterm() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "PORT": str(port), "PYTHONPATH": str(ROOT / "sdk/python")}
     process = subprocess.Popen([sys.executable, "cart.py"], cwd=ROOT / "samples/shopping-cart", env=environment)
     try:

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import sys
 import time
 import urllib.error
@@ -18,18 +17,14 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from kn_cloudstate.ports import free_port
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVICE = "com.example.shoppingcart.ShoppingCart"
 NAME = "test/cart"
 SHARDS = 32
 PATIENCE = 30.0
 BACKENDS = ["grpcio", pytest.param("native", marks=pytest.mark.skipif(importlib.util.find_spec("cloudstate_engine") is None, reason="no wheel"))]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Any, what: str) -> None:

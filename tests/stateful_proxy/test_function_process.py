@@ -18,7 +18,8 @@ from autoscaler.coordination import CoordinationServer
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
-from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, SHARDS, ProxyProcess, free_port, until
+from kn_cloudstate.ports import free_port
+from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, SHARDS, ProxyProcess, until
 
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
 KEY_OPTION = b"\xc0\x43\x01"

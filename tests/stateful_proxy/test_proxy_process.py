@@ -21,7 +21,8 @@ from autoscaler.coordination import CoordinationServer
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.grpc.reflection.v1alpha import reflection_pb2
-from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, ROOT, SERVICE, SHARDS, ProxyProcess, free_port, until
+from kn_cloudstate.ports import free_port
+from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, ROOT, SERVICE, SHARDS, ProxyProcess, until
 
 
 class Cart:

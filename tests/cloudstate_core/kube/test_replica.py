@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -15,6 +14,7 @@ import pytest
 from cloudstate_core.kube import leader
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.replica import Replica, Role
+from kn_cloudstate.ports import free_port
 
 from .conftest import kubeconfig
 from .fake_api import FakeApi
@@ -31,9 +31,7 @@ def start(api: FakeApi, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     replicas: list[Replica] = []
 
     def make(role: Role) -> tuple[Replica, int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         replicas.append(Replica(role, "n", f"replica-{len(replicas)}", port, kubeconfig(tmp_path, api.url)))
         replicas[-1].start()
         return replicas[-1], port

@@ -1,0 +1,26 @@
+"""Free ports of 127.0.0.1 for processes that are about to start.
+
+A port that the kernel hands out for the asking may be given to anybody's outgoing connection before the process binds it. These come from below
+the range that outgoing connections take, and no port is handed out twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+
+LOW, HIGH = 10_000, 32_000
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    while True:
+        port = random.randrange(LOW, HIGH)
+        if port in _given:
+            continue
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
