@@ -137,7 +137,7 @@ make_rootfs() {
 
 inputs_node() {
   keys kubernetes etcd coredns crictl kind knative rootfs
-  declare -f node_files node_images node_preload pack
+  declare -f node_files node_images kube_proxy_root node_preload pack
   cat "$HERE/../../tools/images/"{oci,__main__}.py
 }
 make_node() { # node.tar, an archive for `docker load`; not kept in the store, since the engine keeps it
@@ -221,8 +221,11 @@ kube_proxy_root() { # FOLDER: the Kubernetes binary, and of the node's files ipt
   for name in lib lib64 sbin bin; do ln -s usr/$name "$into/$name"; done
   for name in xtables-nft-multi nft conntrack; do
     cp -a "$root/usr/sbin/$name" "$into/usr/sbin/"
-    chroot "$root" ldd "/usr/sbin/$name" | grep -oE '/[^ ]+'
-  done | sort -u | while read -r library; do
+    chroot "$root" ldd "/usr/sbin/$name"
+  done >libraries
+  # matches are loaded when a rule needs them: `statistic`, for a service with several endpoints, needs one more library
+  (cd "$root" && printf '%s\0' usr/lib/*/xtables/*.so) | xargs -0 chroot "$root" ldd >>libraries
+  grep -oE '/[^ :]+' libraries | grep -v /xtables/ | sort -u | while read -r library; do
     mkdir -p "$into${library%/*}"
     cp "$root$(chroot "$root" readlink -f "$library")" "$into$library"
   done
