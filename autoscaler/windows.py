@@ -8,6 +8,7 @@ they meet no integers.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from itertools import islice
@@ -18,7 +19,7 @@ RESIDUE = 1e-9
 """A weighted average below this is what rounding has left of nothing."""
 
 
-class Window:
+class Window(ABC):
     """What all windows share: values that are measured now and then become one value for each bucket, so that the time between two
     measurements does not change the average. Of several in a bucket it is the largest; a bucket without one repeats the value before, for
     `held` buckets at most.
@@ -52,17 +53,17 @@ class Window:
         """True when something was measured lately."""
         return now // self._granularity - self._last <= HELD
 
+    @abstractmethod
     def put(self, bucket: float, value: float) -> None:
         """Add a value to a bucket; those between it and the last one were not measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append(self, bucket: float, gap: float, value: float, held: float) -> None:
         """Give a value to a bucket that is `gap` after the last one, and `held` to those between."""
-        raise NotImplementedError
 
+    @abstractmethod
     def averages(self, now: float) -> tuple[float, float]:
         """The averages of the window and of the recent one at `now`; 0 without data in them."""
-        raise NotImplementedError
 
 
 class LinearWindow(Window):

@@ -18,6 +18,8 @@ from revision_controller.stores import SecretKey, StoreError, store_of
 
 YOUNG = timedelta(minutes=10)
 """Age below which a revision is told that all is well; older ones were told before, maybe by an earlier leader."""
+PAIRING = "pairing"
+"""Topic of every event about whether a revision has what it needs."""
 AGAIN_BAD = 30.0
 """Seconds until a Secret that is missing is looked for again."""
 
@@ -61,7 +63,6 @@ class Pairings:
 
     def __init__(self, client: KubeClient, revisions: Cache[Revision], stores: Cache[StatefulStore], recorder: Recorder) -> None:
         self._client, self._revisions, self._stores, self._recorder = client, revisions, stores, recorder
-        self._told: dict[str, str] = {}
 
     async def reconcile(self, key: str) -> float | None:
         """Tell about one revision; seconds until the next look, if time alone may change something."""
@@ -70,17 +71,13 @@ class Pairings:
             return None
         found = self._stores.get(revision.metadata.namespace, revision.metadata.annotations.get(rules.STORE, ""))
         found_now = verdict(revision, found, await self._secret_problem(revision, found))
-        uid, before = revision.metadata.uid, self._told.get(revision.metadata.uid, "")
+        before = self._recorder.last(revision.metadata.uid, PAIRING)
         if worth_telling(found_now, before, revision.metadata.creation_timestamp, datetime.now(UTC)):
-            if before != found_now.reason:
-                self._recorder.forget(uid)
-            self._recorder.tell(REVISION, revision, found_now.reason, found_now.note, found_now.warning)
-        self._told[uid] = found_now.reason
+            self._recorder.tell(REVISION, revision, found_now.reason, found_now.note, found_now.warning, PAIRING)
         return AGAIN_BAD if found_now.reason == "SecretMissing" else None
 
     def forget(self, uid: str) -> None:
         """A revision is gone."""
-        self._told.pop(uid, None)
         self._recorder.forget(uid)
 
     def users_of(self, store: StatefulStore) -> list[str]:

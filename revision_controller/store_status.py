@@ -13,7 +13,7 @@ from cloudstate_core.kube.cache import Cache
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.events import Recorder
 from cloudstate_core.kube.kinds import SECRET, STATEFUL_STORE
-from cloudstate_core.kube.objects import Secret, StatefulStore, condition
+from cloudstate_core.kube.objects import Secret, StatefulStore, condition, timestamp
 from revision_controller.connection import Outcome, try_redis
 from revision_controller.stores import NotSupported, SecretKey, Store, StoreError, store_of
 
@@ -52,7 +52,7 @@ def status_of(found: StatefulStore, outcome: Outcome, now: datetime) -> dict[str
     same = old is not None and (old.status, old.reason, old.message) == (state, outcome.reason, outcome.message)
     if same and found.status.observed_generation == found.metadata.generation:
         return None
-    at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    at = timestamp(now)
     if same and old is not None and old.last_transition_time:
         at = old.last_transition_time
     made = {"type": "Ready", "status": state, "reason": outcome.reason, "message": outcome.message, "lastTransitionTime": at}
@@ -103,5 +103,5 @@ class StoreStatus:
         if status is None:
             return
         await self._client.merge(STATEFUL_STORE, present.metadata.namespace, present.metadata.name, {"status": status}, "status")
-        self._recorder.forget(present.metadata.uid)
-        self._recorder.tell(STATEFUL_STORE, present, outcome.reason, outcome.message or "the store can be used", warning=not outcome.ready)
+        note = outcome.message or "the store can be used"
+        self._recorder.tell(STATEFUL_STORE, present, outcome.reason, note, not outcome.ready, topic="connection")

@@ -28,10 +28,12 @@ from cloudstate_core.kube.api import NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.controller import Controller
 from cloudstate_core.kube.events import Recorder
-from cloudstate_core.kube.objects import PodAutoscaler
+from cloudstate_core.kube.objects import PodAutoscaler, timestamp
 
 DEFAULT_TIMEOUT = 300
 """Seconds that a request may take when its revision does not say."""
+PANIC = "panic"
+"""Topic of the events that tell when panic begins and ends."""
 FOREIGN_AGAIN = 2.0
 """Seconds between looks at a revision whose Service is somebody else's."""
 
@@ -92,13 +94,14 @@ class PodAutoscalers:
         changed = revision.update(pa, settings)
         self._services.set_eagerness(pa, placement_settings(self.policies.of(pa)[1]))
         self._used(key, policy, changed)
-        self._tell_decision(revision, pa)
-        await self._tell(pa, revision.observed(path is Path.READY))
+        seen = revision.observed(path is Path.READY)
+        self._tell_decision(revision, pa, seen)
+        await self._tell(pa, seen)
         return None if path is Path.READY else 1.0
 
     async def _tell(self, pa: PodAutoscaler, seen: Observed) -> None:
         """Write the status, when it is another one."""
-        status = pa_status.status(pa, seen, _now())
+        status = pa_status.status(pa, seen, timestamp(datetime.now(UTC)))
         if not pa_status.same(pa, status):
             await self._client.merge(kinds.POD_AUTOSCALER, pa.metadata.namespace, pa.metadata.name, {"status": status}, "status")
 
@@ -171,24 +174,26 @@ class PodAutoscalers:
         needed = activators_needed(pods, pa.spec.container_concurrency or 100, self.defaults.config.target_burst_capacity, capacity)
         return chosen(pa.metadata.key, ready, needed) if ready else []
 
-    def _tell_decision(self, revision: Revision, pa: PodAutoscaler) -> None:
+    def _tell_decision(self, revision: Revision, pa: PodAutoscaler, seen: Observed) -> None:
         """Events that people look for when they ask why there are as many pods as there are."""
-        decision = revision.loop.state.decision
+        decision, told = revision.loop.state.decision, pa.status.desired_scale
         if decision is None:
             return
-        told = pa.status.desired_scale
-        if told is not None and told != decision.replicas_wanted and decision.active != "False":
-            note = f"Scaled from {told} to {decision.replicas_wanted}: {decision.stable:.2f} in flight over the stable window"
+        if told is not None and told != seen.want >= 0:
+            note = f"Scaled from {told} to {seen.want}: {decision.stable:.2f} in flight over the stable window"
             self._recorder.tell(kinds.POD_AUTOSCALER, pa, "Scaled", note)
         if decision.in_panic:
-            self._recorder.tell(kinds.POD_AUTOSCALER, pa, "PanicEntered", "Demand is far above what the ready pods take: the scale only grows")
+            note = "Demand is far above what the ready pods take: the scale only grows"
+            self._recorder.tell(kinds.POD_AUTOSCALER, pa, "PanicEntered", note, topic=PANIC)
+        elif self._recorder.last(pa.metadata.uid, PANIC) == "PanicEntered":
+            self._recorder.tell(kinds.POD_AUTOSCALER, pa, "PanicLeft", "The scale follows the stable window again", topic=PANIC)
 
     async def _reconcile_policy(self, key: str) -> None:
         policy = self._caches.policies.items.get(key)
         if policy is None:
             return
         users = users_of(key, self._uses())
-        status = status_of(policy, self.policies.problems.get(key, ""), users, _now())
+        status = status_of(policy, self.policies.problems.get(key, ""), users, timestamp(datetime.now(UTC)))
         if status != policy.status:
             await self._client.merge(
                 kinds.AUTOSCALING_POLICY, policy.metadata.namespace, policy.metadata.name, {"status": status}, "status"
@@ -196,7 +201,3 @@ class PodAutoscalers:
 
     def _uses(self) -> Iterable[tuple[str, str, ScaleSettings]]:
         return [(self._policy_of.get(key, ""), revision.pa.metadata.name, revision.settings) for key, revision in self.revisions.items()]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

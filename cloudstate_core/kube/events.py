@@ -1,4 +1,4 @@
-"""Events that `kubectl describe` shows: what happened to an object and why, each told once per change.
+"""Events that `kubectl describe` shows: what happened to an object and why, each told once until something else is.
 
 A lost event costs a line in a view, so that trouble with the API server is logged and forgotten.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from cloudstate_core.kube.api import Body, Kind, KubeError, TooManyRequests
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import EVENT
-from cloudstate_core.kube.objects import Object
+from cloudstate_core.kube.objects import Object, timestamp
 
 log = logging.getLogger(__name__)
 NOTE_LIMIT = 1_000
@@ -33,18 +33,26 @@ class Recorder:
     def __init__(self, client: KubeClient, component: str, instance: str) -> None:
         self._client, self._component, self._instance = client, component, instance[:INSTANCE_LIMIT]
         self._tasks: set[asyncio.Task[None]] = set()
-        self._told: dict[tuple[str, str], str] = {}
+        self._told: dict[tuple[str, str], tuple[str, str]] = {}
+        """Reason and note told last, by the object's uid and the topic."""
         self._gate = asyncio.Semaphore(AT_ONCE)
 
-    def tell(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool = False) -> None:
-        """Write an event about an object, unless its last one of this reason said the same."""
-        key = (subject.metadata.uid, reason)
-        if self._told.get(key) == note:
+    def tell(self, kind: Kind[Object], subject: Object, reason: str, note: str, warning: bool = False, topic: str = "") -> None:
+        """Write an event about an object, unless it says what the last one of its topic said.
+
+        Reasons that end one another (connected, unreachable) have a topic in common; without one a reason is its own topic.
+        """
+        key, told = (subject.metadata.uid, topic or reason), (reason, note)
+        if self._told.get(key) == told:
             return
-        self._told[key] = note
+        self._told[key] = told
         task = asyncio.get_running_loop().create_task(self._write(kind, subject, reason, note, warning))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def last(self, uid: str, topic: str) -> str:
+        """Reason of the last event about an object in a topic; '' when there was none."""
+        return self._told.get((uid, topic), ("", ""))[0]
 
     def forget(self, uid: str) -> None:
         """An object is gone."""
@@ -72,7 +80,7 @@ class Recorder:
             "note": note.encode()[:NOTE_LIMIT].decode(errors="ignore"),
             "type": "Warning" if warning else "Normal",
             "action": reason,
-            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "eventTime": timestamp(datetime.now(UTC), "microseconds"),
             "reportingController": f"cloudstate.io/{self._component}",
             "reportingInstance": self._instance,
         }

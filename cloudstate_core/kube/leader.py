@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from cloudstate_core.kube.api import Conflict, KubeError, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import LEASE
-from cloudstate_core.kube.objects import Lease
+from cloudstate_core.kube.objects import Lease, timestamp
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Election:
 
     def _body(self, old: Lease | None, holder: str | None = None) -> dict[str, object]:
         holder = self._identity if holder is None else holder
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        now = timestamp(datetime.now(UTC), "microseconds")
         same = old is not None and old.spec.holder_identity == holder
         metadata: dict[str, object] = {"name": self._name}
         if old is not None:

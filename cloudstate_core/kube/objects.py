@@ -5,9 +5,15 @@ Absent fields have the API's zero values, so that reading never needs a check fo
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
+
+
+def timestamp(at: datetime, precision: str = "seconds") -> str:
+    """A time in UTC as the API writes it."""
+    return at.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 class Struct(msgspec.Struct, rename="camel", frozen=True, gc=False):

@@ -13,7 +13,7 @@ from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Conflict, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
-from envtest.conftest import Component
+from envtest.steps import Component
 from kn_cloudstate.ports import free_port
 
 CLASS = {"autoscaling.knative.dev/class": "concurrency.cloudstate.io"}

@@ -1,41 +1,19 @@
-"""What tests against a real API server share: a client, a namespace of their own, waiting for a state, running a component's process.
+"""Fixtures of the tests against a real API server: a client, a namespace of their own, and a world for an autoscaler to look at.
 
 `CLOUDSTATE_ENVTEST` names the kubeconfig of a server that has Knative's and our resource definitions (`make envtest` starts one).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import pathlib
 import secrets
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
-import yaml
 
-from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.api import Kind, KubeError
+from cloudstate_core.kube import kinds
 from cloudstate_core.kube.client import KubeClient
-
-T = TypeVar("T")
-
-
-async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 60) -> T:
-    """Look until the state holds; fails with what was seen last."""
-    deadline = asyncio.get_running_loop().time() + limit
-    seen: Any = None
-    while asyncio.get_running_loop().time() < deadline:
-        with contextlib.suppress(KubeError):
-            seen = await look()
-            if holds(seen):
-                return seen  # type: ignore[no-any-return]
-        await asyncio.sleep(0.05)
-    pytest.fail(f"{what} never held; last seen: {seen}")
+from envtest.autoscaling import Cast, World, replica
 
 
 @pytest.fixture
@@ -53,52 +31,21 @@ async def namespace(kube: KubeClient) -> AsyncIterator[str]:
     await kube.delete(kinds.NAMESPACE, "", name)
 
 
-async def as_account(kube: KubeClient, namespace: str, account: str, folder: pathlib.Path) -> str:
-    """Path of a kubeconfig with which a process is that ServiceAccount and nobody else."""
-    token: Kind[_Token] = Kind("authentication.k8s.io", "v1", "tokenrequests", "TokenRequest", _Token)
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-    body = {"apiVersion": token.api_version, "kind": token.kind, "spec": {"expirationSeconds": 3600}}
-    granted = msgspec.json.decode(await kube._call("POST", path, body=body), type=_Token)
-    config = yaml.safe_load(pathlib.Path(os.environ["CLOUDSTATE_ENVTEST"]).read_text())
-    config["users"][0]["user"] = {"token": granted.status.token}
-    made = folder / f"{account}.kubeconfig"
-    made.write_text(yaml.safe_dump(config))
-    return str(made)
+@pytest.fixture
+def world(kube: KubeClient, namespace: str) -> World:
+    return World(kube, namespace)
 
 
-class _TokenStatus(objects.Struct, frozen=True):
-    token: str = ""
+@pytest.fixture
+async def port(world: World) -> AsyncIterator[int]:
+    """Where the autoscaler's process takes proxies and activators; one activator's pod is there."""
+    await world.activator()
+    async with replica(world.namespace) as (_, port):
+        yield port
 
 
-class _Token(objects.Object, frozen=True):
-    status: _TokenStatus = _TokenStatus()
-
-
-class Component:
-    """A component's process, `python -m <module>`, with the test server as its cluster."""
-
-    def __init__(self, module: str, environment: dict[str, str]) -> None:
-        self.module, self.environment = module, environment
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        own = {"KUBECONFIG": os.environ["CLOUDSTATE_ENVTEST"], "POD_NAME": f"{self.module}-{secrets.token_hex(2)}", **self.environment}
-        self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", self.module, env={**os.environ, **own})
-
-    @property
-    def resident(self) -> float:
-        """MiB of memory that the process holds now."""
-        assert self.process is not None
-        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
-
-    async def stop(self) -> int:
-        assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        return await asyncio.wait_for(self.process.wait(), 30)
-
-    async def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        await self.process.wait()
+@pytest.fixture
+async def cast(world: World) -> AsyncIterator[Cast]:
+    made = Cast(world)
+    yield made
+    await made.leave()

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cloudstate_core.kube import kinds
-from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from envtest.autoscaling import FAST, Activator, World, autoscaler_of, state
-from envtest.conftest import eventually
+from envtest.steps import eventually, told
 
 
 @pytest.fixture
@@ -19,11 +18,6 @@ async def autoscaler(namespace: str) -> AsyncIterator[int]:
     await process.start()
     yield port
     assert await process.stop() == 0
-
-
-@pytest.fixture
-def world(kube: KubeClient, namespace: str) -> World:
-    return World(kube, namespace)
 
 
 @pytest.fixture
@@ -73,3 +67,8 @@ async def test_a_revision_becomes_ready_scales_with_load_and_goes_to_zero(world:
     await eventually(lambda: world.replicas("hello-1"), lambda n: n == 1, "a pod for the first request at zero")
     woken = await eventually(lambda: world.pa("hello-1"), lambda pa: state(pa)["Active"][0] == "Unknown", "activation")
     assert state(woken)["Active"] == ("Unknown", "Queued")
+    events = await eventually(lambda: told(world.kube, world.namespace, "hello-1"), lambda found: len(found) >= 4, "what was decided")
+    scaled = [note.partition(":")[0] for reason, note in events if reason == "Scaled"]
+    assert scaled[-3:] == ["Scaled from 1 to 3", "Scaled from 3 to 0", "Scaled from 0 to 1"]
+    panic = [reason for reason, _ in events if reason.startswith("Panic")]
+    assert panic[:2] == ["PanicEntered", "PanicLeft"]

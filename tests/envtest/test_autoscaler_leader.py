@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.client import KubeClient
 from envtest.autoscaling import FAST, Cast, World, holder, replica, state, stats
-from envtest.conftest import eventually
+from envtest.steps import eventually
 
 PAIRED = {"cloudstate.io/paired": "v1", "cloudstate.io/shards": "16"}
-
-
-@pytest.fixture
-def world(kube: KubeClient, namespace: str) -> World:
-    return World(kube, namespace)
-
-
-@pytest.fixture
-async def cast(world: World) -> AsyncIterator[Cast]:
-    made = Cast(world)
-    yield made
-    await made.leave()
 
 
 class History:

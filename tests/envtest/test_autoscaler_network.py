@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import NotFound
-from cloudstate_core.kube.client import KubeClient
-from envtest.autoscaling import FAST, Cast, World, replica, state, stats
-from envtest.conftest import eventually
-
-
-@pytest.fixture
-def world(kube: KubeClient, namespace: str) -> World:
-    return World(kube, namespace)
-
-
-@pytest.fixture
-async def port(world: World) -> AsyncIterator[int]:
-    await world.activator()
-    async with replica(world.namespace) as (_, port):
-        yield port
-
-
-@pytest.fixture
-async def cast(world: World) -> AsyncIterator[Cast]:
-    made = Cast(world)
-    yield made
-    await made.leave()
+from envtest.autoscaling import FAST, Cast, World, state, stats
+from envtest.steps import eventually
 
 
 def served(pa: objects.PodAutoscaler) -> bool:

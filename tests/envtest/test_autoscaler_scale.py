@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-
-import pytest
+from collections.abc import Awaitable, Callable
 
 from cloudstate_core.kube import kinds
-from cloudstate_core.kube.client import KubeClient
-from envtest.autoscaling import FAST, Cast, Proxy, World, replica, state, stats
-from envtest.conftest import eventually
+from envtest.autoscaling import FAST, Cast, Proxy, World, state, stats
+from envtest.steps import eventually
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
 PAIRED = {"cloudstate.io/paired": "v1", "cloudstate.io/shards": "40"}
-
-
-@pytest.fixture
-def world(kube: KubeClient, namespace: str) -> World:
-    return World(kube, namespace)
-
-
-@pytest.fixture
-async def port(world: World) -> AsyncIterator[int]:
-    await world.activator()
-    async with replica(world.namespace) as (_, port):
-        yield port
-
-
-@pytest.fixture
-async def cast(world: World) -> AsyncIterator[Cast]:
-    made = Cast(world)
-    yield made
-    await made.leave()
 
 
 async def test_a_policy_s_changes_apply_to_what_runs_and_a_bad_one_says_so(world: World, port: int, cast: Cast) -> None:

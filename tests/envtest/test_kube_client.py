@@ -26,7 +26,7 @@ from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.controller import Controller
 from cloudstate_core.kube.events import Recorder
 from cloudstate_core.kube.leader import DURATION, RETRY
-from envtest.conftest import eventually
+from envtest.steps import eventually
 
 CONFIG = kinds.CONFIG_MAP
 ROOT = pathlib.Path(__file__).parents[2]

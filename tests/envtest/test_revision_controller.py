@@ -18,7 +18,7 @@ import yaml
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Body, Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
-from envtest.conftest import Component, as_account, eventually
+from envtest.steps import EVENT, Component, as_account, events, eventually, told
 from kn_cloudstate.ports import free_port
 from revision_controller.trust import CONFIGURATION, CONFIGURATIONS, SECRET_NAME
 
@@ -39,18 +39,7 @@ class _RawRevision(objects.Revision, frozen=True):
     spec: _PodSpec = _PodSpec()  # type: ignore[assignment]
 
 
-class _Regarding(objects.Struct, frozen=True):
-    name: str = ""
-
-
-class _Event(objects.Object, frozen=True):
-    reason: str = ""
-    note: str = ""
-    regarding: _Regarding = _Regarding()
-
-
 REVISION: Kind[_RawRevision] = Kind("serving.knative.dev", "v1", "revisions", "Revision", _RawRevision)
-EVENT: Kind[_Event] = Kind("events.k8s.io", "v1", "events", "Event", _Event)
 GROUP = "rbac.authorization.k8s.io"
 RBAC = {
     "ClusterRole": Kind(GROUP, "v1", "clusterroles", "ClusterRole", objects.Object),
@@ -145,10 +134,6 @@ async def refusal(call: Awaitable[Any]) -> str:
     return str(refused.value)
 
 
-async def events(kube: KubeClient, namespace: str, name: str) -> dict[str, str]:
-    return {event.reason: event.note for event in (await kube.list(EVENT, namespace))[0] if event.regarding.name == name}
-
-
 async def ready(kube: KubeClient, namespace: str) -> objects.Condition:
     found = await kube.get(kinds.STATEFUL_STORE, namespace, "carts")
     return objects.condition(found.status.conditions, "Ready") or objects.Condition("Ready")
@@ -193,6 +178,11 @@ async def test_the_store_of_a_paired_revision_goes_and_comes_back(kube: KubeClie
     await eventually(lambda: events(kube, namespace, "cart-1"), lambda found: "Paired" in found, "Paired")
     await kube.delete(kinds.STATEFUL_STORE, namespace, "carts")
     await eventually(lambda: events(kube, namespace, "cart-1"), lambda found: "StoreMissing" in found, "StoreMissing")
+    await kube.create(kinds.STATEFUL_STORE, namespace, body)
+    paired = await eventually(
+        lambda: told(kube, namespace, "cart-1"), lambda found: [reason for reason, _ in found].count("Paired") == 2, "Paired again"
+    )
+    assert [reason for reason, _ in paired] == ["Paired", "StoreMissing", "Paired"]
 
 
 async def test_what_a_revisions_pods_were_made_with_does_not_change(kube: KubeClient, namespace: str, controller: Component) -> None:
@@ -391,17 +381,17 @@ async def test_a_thousand_revisions_are_told_within_a_minute_of_a_cold_start(kub
         async with gate:
             await kube.create(REVISION, namespace, revision(f"cart-{n}", ENABLED))
 
-    async def told() -> int:
+    async def number_told() -> int:
         await asyncio.sleep(0.5)  # a list of a thousand events is work for the server under test, too
         return len({event.regarding.name for event in (await kube.list(EVENT, namespace))[0] if event.reason == "NotPaired"})
 
     await asyncio.gather(*(make(n) for n in range(count)))
-    assert await told() == 0, "another controller is at work on this server"
+    assert await number_told() == 0, "another controller is at work on this server"
     process = process_of(port, await as_account(kube, SYSTEM, ACCOUNT, tmp_path))
     begin = asyncio.get_running_loop().time()
     await process.start()
     try:
-        await eventually(told, lambda n: n == count, "every revision told", limit=60)
+        await eventually(number_told, lambda n: n == count, "every revision told", limit=60)
         took = asyncio.get_running_loop().time() - begin
         print(f"{count} revisions told in {took:.1f} s, {process.resident:.0f} MiB resident")
     finally:

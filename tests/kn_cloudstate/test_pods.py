@@ -8,7 +8,6 @@ import logging
 import os
 import pathlib
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ from autoscaler.fleet import Phase
 from kn_cloudstate import pods as pods_module
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.pods import BACKOFF_LAST, EARLY, LocalPods, backoff
-from kn_cloudstate.ports import free_port
 
 LIMIT = 20.0
 SLEEPS = "exec sleep 600"
@@ -235,8 +233,3 @@ async def test_a_process_that_cannot_be_made_is_told_and_leaves_nothing(town: An
     assert (here.names, here.ended, here.pods.started_total) == ([], [], 0)
     pid = here.folder / "function.pid"
     await here.until(lambda: not pid.exists() or not pid.read_text() or not alive(int(pid.read_text())), "the function was ended")
-
-
-def test_a_free_port_can_be_taken() -> None:
-    with socket.create_server(("127.0.0.1", free_port())):
-        pass

@@ -49,6 +49,17 @@ async def test_the_same_again_is_not_told_a_change_is(api: FakeApi, client: Kube
     assert len(await written(recorder, api)) == 6
 
 
+async def test_reasons_of_one_topic_end_one_another(api: FakeApi, client: KubeClient) -> None:
+    recorder = Recorder(client, "revision-controller", "pod-1")
+    assert recorder.last("u1", "connection") == ""
+    for reason in ("Connected", "Connected", "Unreachable", "Connected"):
+        recorder.tell(POD, subject(), reason, "the store", topic="connection")
+    told = sorted(await written(recorder, api), key=lambda event: str(event["eventTime"]))
+    assert [event["reason"] for event in told] == ["Connected", "Unreachable", "Connected"]
+    assert recorder.last("u1", "connection") == "Connected"
+    assert recorder.last("u2", "connection") == ""
+
+
 @pytest.mark.parametrize("name", ["x" * 199 + "-" + "y" * 50, "a" * 198 + ".-b", "short"])
 async def test_names_notes_and_instances_keep_the_apis_limits(api: FakeApi, client: KubeClient, name: str) -> None:
     recorder = Recorder(client, "autoscaler", "p" * 253)
