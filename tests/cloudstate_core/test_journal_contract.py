@@ -49,11 +49,10 @@ from cloudstate_core.journal.redis_journal import RedisJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.journal.sqlite import SqliteJournal
 from cloudstate_core.transport import create
+from tests.journals import CART, PATIENCE, run
 from tests.sqlite_modes import without_log
 
 SHARDS = 8
-CART = EntityKey("cart", "ann")
-PATIENCE = 30
 
 
 
@@ -140,13 +139,6 @@ def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[
         return
     with request.param(tmp_path) as opened:
         yield opened
-
-
-def run(journal: Journal, *operations: Operation) -> list[Outcome]:
-    """Submit one batch and wait for its outcomes."""
-    answer: Future[Sequence[Outcome]] = Future()
-    journal.submit(operations, answer.set_result)
-    return list(answer.result(PATIENCE))
 
 
 def claim(journal: Journal, nonce: bytes = b"a", shard: int = 1, since: int = 1, expected: int = -1) -> Token:

@@ -7,8 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,11 +19,9 @@ from cloudstate_core.journal.api import (
     Check,
     Claim,
     Current,
-    EntityKey,
     Found,
     JournalError,
     Lookup,
-    Operation,
     Outcome,
     Refused,
     Token,
@@ -33,10 +30,9 @@ from cloudstate_core.journal.api import (
 )
 from cloudstate_core.journal.sqlite import SqliteJournal
 from tests.disks import Disk, small_disk
+from tests.journals import CART, run
 from tests.sqlite_modes import without_log
 
-CART = EntityKey("cart", "ann")
-PATIENCE = 30
 BIG = 6_000
 
 
@@ -52,12 +48,6 @@ def disk(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Dis
     """A disk with little room."""
     with small_disk(tmp_path / "disk", request.param) as found:
         yield found
-
-
-def run(journal: SqliteJournal, *operations: Operation) -> list[Outcome]:
-    answer: Future[Sequence[Outcome]] = Future()
-    journal.submit(operations, answer.set_result)
-    return list(answer.result(PATIENCE))
 
 
 def bound(journal: SqliteJournal, binding: bytes) -> tuple[Token, Active]:

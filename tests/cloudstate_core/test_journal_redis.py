@@ -38,7 +38,6 @@ from cloudstate_core.journal.api import (
     Journal,
     JournalError,
     Lookup,
-    Operation,
     Outcome,
     Refused,
     Seal,
@@ -52,10 +51,9 @@ from cloudstate_core.journal.opening import open_journal, shown
 from cloudstate_core.journal.redis_address import redis_address
 from cloudstate_core.journal.redis_journal import RedisJournal
 from cloudstate_core.journal.redis_link import Link
+from tests.journals import CART, PATIENCE, bound, run, submit
 
-CART = EntityKey("cart", "ann")
 SHARDS = 4
-PATIENCE = 30
 
 
 @pytest.fixture
@@ -88,23 +86,6 @@ def open_redis(keyspace: str) -> Iterator[Open]:
 @pytest.fixture
 def journal(open_redis: Open, shared_redis: Any) -> RedisJournal:
     return open_redis(shared_redis)
-
-
-def submit(journal: Journal, *operations: Operation) -> Future[Sequence[Outcome]]:
-    answer: Future[Sequence[Outcome]] = Future()
-    journal.submit(operations, answer.set_result)
-    return answer
-
-
-def run(journal: Journal, *operations: Operation) -> list[Outcome]:
-    return list(submit(journal, *operations).result(PATIENCE))
-
-
-def bound(journal: Journal, nonce: bytes = b"n") -> Token:
-    """A token under which the cart is bound to b'b'."""
-    token: Token = run(journal, Claim(0, -1, 1, "pod", nonce))[0].token  # type: ignore[union-attr]
-    assert isinstance(run(journal, Activate(0, token, CART, b"b"))[0], Active)
-    return token
 
 
 def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:

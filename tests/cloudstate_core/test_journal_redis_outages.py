@@ -26,7 +26,6 @@ from cloudstate_core.journal.api import (
     Claimed,
     Current,
     Duplicate,
-    EntityKey,
     Event,
     Fenced,
     Found,
@@ -45,9 +44,9 @@ from cloudstate_core.journal.api import (
 )
 from cloudstate_core.journal.redis_address import redis_address
 from cloudstate_core.journal.redis_journal import RedisJournal
+from tests.journals import CART, PATIENCE, bound, run, submit
 
-CART = EntityKey("cart", "ann")
-KEYSPACE, SHARDS, PATIENCE = "outage/cart", 4, 30
+KEYSPACE, SHARDS = "outage/cart", 4
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -125,16 +124,6 @@ def relay(redis_servers: Any) -> Iterator[Relay]:
     made.close()
 
 
-def submit(journal: Journal, *operations: Operation) -> Future[Sequence[Outcome]]:
-    answer: Future[Sequence[Outcome]] = Future()
-    journal.submit(operations, answer.set_result)
-    return answer
-
-
-def run(journal: Journal, *operations: Operation) -> list[Outcome]:
-    return list(submit(journal, *operations).result(PATIENCE))
-
-
 def until_answered(journal: Journal, *operations: Operation) -> list[Outcome]:
     """Ask until the journal neither refuses nor is in doubt."""
     deadline = time.monotonic() + PATIENCE
@@ -151,13 +140,6 @@ def until_refused(journal: Journal, *operations: Operation) -> str:
         assert time.monotonic() < deadline, outcome
         time.sleep(0.01)
     return outcome.reason
-
-
-def bound(journal: Journal, nonce: bytes = b"n") -> Token:
-    """A token under which the cart is bound to b'b'."""
-    token: Token = run(journal, Claim(0, -1, 1, "pod", nonce))[0].token  # type: ignore[union-attr]
-    assert isinstance(run(journal, Activate(0, token, CART, b"b"))[0], Active)
-    return token
 
 
 def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "", binding: bytes = b"b") -> Append:

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -23,11 +22,9 @@ from cloudstate_core.journal.api import (
     Append,
     Appended,
     Claim,
-    EntityKey,
     Found,
     JournalError,
     Lookup,
-    Operation,
     Outcome,
     Refused,
     Token,
@@ -35,9 +32,7 @@ from cloudstate_core.journal.api import (
     Value,
 )
 from cloudstate_core.journal.sqlite import SqliteJournal
-
-CART = EntityKey("cart", "ann")
-PATIENCE = 30
+from tests.journals import CART, PATIENCE, bound, run, submit
 
 
 @pytest.fixture
@@ -45,23 +40,6 @@ def journal(tmp_path: pathlib.Path) -> Iterator[SqliteJournal]:
     opened = SqliteJournal(str(tmp_path / "journal.db"), "ks", 4)
     yield opened
     opened.close()
-
-
-def submit(journal: SqliteJournal, *operations: Operation) -> Future[Sequence[Outcome]]:
-    answer: Future[Sequence[Outcome]] = Future()
-    journal.submit(operations, answer.set_result)
-    return answer
-
-
-def run(journal: SqliteJournal, *operations: Operation) -> list[Outcome]:
-    return list(submit(journal, *operations).result(PATIENCE))
-
-
-def bound(journal: SqliteJournal, nonce: bytes = b"n") -> Token:
-    """A token under which the cart is bound to b'b'."""
-    token: Token = run(journal, Claim(0, -1, 1, "pod", nonce))[0].token  # type: ignore[union-attr]
-    assert isinstance(run(journal, Activate(0, token, CART, b"b"))[0], Active)
-    return token
 
 
 def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:
