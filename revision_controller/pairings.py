@@ -10,7 +10,7 @@ from cloudstate_core.kube.api import NotFound
 from cloudstate_core.kube.cache import Cache
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.events import Recorder
-from cloudstate_core.kube.kinds import REVISION, SECRET
+from cloudstate_core.kube.kinds import REVISION, SECRET, STATEFUL_STORE
 from cloudstate_core.kube.objects import Revision, Secret, StatefulStore, condition
 from revision_controller.connection import Outcome
 from revision_controller.store_status import password_in
@@ -69,12 +69,23 @@ class Pairings:
         revision = self._revisions.items.get(key)
         if revision is None or not rules.enabled(revision.metadata.annotations):
             return None
-        found = self._stores.get(revision.metadata.namespace, revision.metadata.annotations.get(rules.STORE, ""))
+        found = await self._store(revision)
         found_now = verdict(revision, found, await self._secret_problem(revision, found))
         before = self._recorder.last(revision.metadata.uid, PAIRING)
         if worth_telling(found_now, before, revision.metadata.creation_timestamp, datetime.now(UTC)):
             self._recorder.tell(REVISION, revision, found_now.reason, found_now.note, found_now.warning, PAIRING)
         return AGAIN_BAD if found_now.reason == "SecretMissing" else None
+
+    async def _store(self, revision: Revision) -> StatefulStore | None:
+        """The store that a revision names: asked for when the watch has not brought it, since revision and store may come at once."""
+        namespace, name = revision.metadata.namespace, revision.metadata.annotations.get(rules.STORE, "")
+        found = self._stores.get(namespace, name)
+        if found is not None or not name:
+            return found
+        try:
+            return await self._client.get(STATEFUL_STORE, namespace, name)
+        except NotFound:
+            return None
 
     def forget(self, uid: str) -> None:
         """A revision is gone."""

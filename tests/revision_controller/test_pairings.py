@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from cloudstate_core.kube.api import NotFound
+from cloudstate_core.kube.cache import Cache
+from cloudstate_core.kube.events import Recorder
+from cloudstate_core.kube.kinds import REVISION, STATEFUL_STORE
 from cloudstate_core.kube.objects import Condition, Metadata, Revision, StatefulStore, StoreStatus
-from revision_controller.pairings import YOUNG, Verdict, chosen_secret, verdict, worth_telling
+from revision_controller.pairings import PAIRING, YOUNG, Pairings, Verdict, chosen_secret, verdict, worth_telling
 from revision_controller.stores import SecretKey
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -71,3 +76,28 @@ def written(age: timedelta) -> str:
 )
 def test_a_new_leader_does_not_repeat_that_all_is_well(now_is: Verdict, before: str, age: timedelta, expected: bool) -> None:
     assert worth_telling(now_is, before, written(age), NOW) is expected
+
+
+class Server:
+    """An API server with one store or none, which takes every event."""
+
+    def __init__(self, held: StatefulStore | None) -> None:
+        self._held = held
+
+    async def get(self, kind: Any, namespace: str, name: str) -> StatefulStore:
+        if self._held is None:
+            raise NotFound(404, "NotFound", "there is none")
+        return self._held
+
+    async def create(self, *_: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("held", "told"), [(store("True"), "Paired"), (None, "StoreMissing")])
+async def test_a_store_that_the_watch_has_not_brought_is_asked_for_before_it_is_called_missing(held: StatefulStore | None, told: str) -> None:
+    client: Any = Server(held)
+    revisions, recorder = Cache(client, REVISION), Recorder(client, "test", "test")
+    revisions.items["shop/cart-1"] = revision()
+    await Pairings(client, revisions, Cache(client, STATEFUL_STORE), recorder).reconcile("shop/cart-1")
+    assert recorder.last(revision().metadata.uid, PAIRING) == told
+    await recorder.close()

@@ -45,9 +45,7 @@ def test_in_memory_is_not_shared_by_pods() -> None:
 def test_a_kind_of_a_later_release_is_told_apart_from_a_mistake(kind: str) -> None:
     with pytest.raises(NotSupported) as refused:
         store_of("carts", {kind: {"host": "db"}})
-    assert str(refused.value) == (
-        f"StatefulStore carts: spec.{kind}: is not supported by this release; the stores it supports are inMemory, redis"
-    )
+    assert str(refused.value) == (f"StatefulStore carts: spec.{kind}: is not supported by this release; the stores it supports are inMemory, redis")
 
 
 @pytest.mark.parametrize(
