@@ -15,19 +15,29 @@ import subprocess
 import sys
 import tempfile
 
+from google.api import annotations_pb2
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOOGLE = str(pathlib.Path(annotations_pb2.__file__).parents[2])
+"""Where the distribution of Google's common APIs keeps its .proto files."""
 TARGETS = {
     "cloudstate_core.pb": (ROOT / "cloudstate_core/pb", ["cloudstate", "cloudstate_knative", "grpc"], ["proto"]),
     "cloudstate_sdk.pb": (ROOT / "sdk/python/cloudstate_sdk/pb", ["cloudstate"], ["proto"]),
     "pb": (ROOT / "samples/shopping-cart/pb", ["shoppingcart"], ["samples/shopping-cart/proto", "proto"]),
+    "tck.pb": (ROOT / "tests/tck/pb", ["cloudstate/tck"], ["tests/tck/proto", "proto"]),
 }
+OF_THE_SDK = ("pb", "tck.pb")
+"""Packages of user functions: what they import of the protocol is the SDK's."""
+
+
 def rewrite(text: str, package: str) -> str:
     """Point imports of generated modules to where they live for `package`."""
 
     def moved(match: re.Match[str]) -> str:
-        root = match[2]
-        home = "pb" if root == "shoppingcart" else "cloudstate_sdk.pb" if package == "pb" else package
-        return f"{match[1]} {home}.{root}{match[3]}"
+        root, rest = match[2], match[3]
+        own = root == "shoppingcart" or rest.startswith(".tck")
+        home = package if own or package not in OF_THE_SDK else "cloudstate_sdk.pb"
+        return f"{match[1]} {home}.{root}{rest}"
 
     return re.sub(r"^(from|import) (cloudstate_knative|cloudstate|shoppingcart)([\w.]* import|\.\S+)", moved, text, flags=re.MULTILINE)
 
@@ -35,7 +45,8 @@ def rewrite(text: str, package: str) -> str:
 def generate(package: str, roots: list[str], includes: list[str], out: pathlib.Path) -> None:
     """Run protoc for the folders `roots` of the include path into `out`, with rewritten imports."""
     files = sorted(str(f.relative_to(ROOT / i)) for i in includes for r in roots for f in (ROOT / i / r).rglob("*.proto"))
-    command = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{ROOT / i}" for i in includes), f"--python_out={out}", f"--pyi_out={out}", *files]
+    paths = [f"-I{ROOT / i}" for i in [*includes, GOOGLE]]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *paths, f"--python_out={out}", f"--pyi_out={out}", *files]
     subprocess.run(command, check=True)
     for path in [*out.rglob("*.py"), *out.rglob("*.pyi")]:
         path.write_text(rewrite(path.read_text(), package))
