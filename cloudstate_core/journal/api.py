@@ -91,6 +91,21 @@ class Append(msgspec.Struct, frozen=True, tag="append"):
     """What a duplicate of the command is answered with."""
 
 
+class Put(msgspec.Struct, frozen=True, tag="put"):
+    """A value entity's state, whole: replaces what there was; the sequence counts versions. None deletes it and keeps the count."""
+
+    shard: int
+    token: Token
+    entity: EntityKey
+    binding: bytes
+    expected_seq: int
+    value: Value | None
+    command_id: str = ""
+    """Empty: not recorded for deduplication."""
+    outcome: bytes = b""
+    """What a duplicate of the command is answered with."""
+
+
 class Check(msgspec.Struct, frozen=True, tag="check"):
     """Is this token still the shard's?"""
 
@@ -106,7 +121,49 @@ class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
     command_id: str
 
 
-Operation = Claim | Seal | Activate | Append | Check | Lookup
+class Read(msgspec.Struct, frozen=True, tag="read"):
+    """A replicated value's record. It has no owner and no fence: anybody may read and swap it."""
+
+    shard: int
+    entity: EntityKey
+
+
+class Swap(msgspec.Struct, frozen=True, tag="swap"):
+    """Replace a replicated value's record if its version is still `expected_version` (0: never written). None deletes the value, not the
+    version."""
+
+    shard: int
+    entity: EntityKey
+    expected_version: int
+    value: Value | None
+
+
+class ReadLog(msgspec.Struct, frozen=True, tag="read-log"):
+    """Events of one entity type in one shard, in the order of their appends, snapshots or not: at most `limit`, beyond offset `after`."""
+
+    shard: int
+    persistence_id: str
+    after: int
+    limit: int
+
+
+class Commit(msgspec.Struct, frozen=True, tag="commit"):
+    """A consumer has handled everything up to `offset`. A smaller one than before changes nothing."""
+
+    shard: int
+    token: Token
+    consumer: str
+    offset: int
+
+
+class Cursor(msgspec.Struct, frozen=True, tag="cursor"):
+    """How far a consumer has come in a shard."""
+
+    shard: int
+    consumer: str
+
+
+Operation = Claim | Seal | Activate | Append | Put | Check | Lookup | Read | Swap | ReadLog | Commit | Cursor
 
 # Outcomes ---------------------------------------------------------------------------------------------------------------
 
@@ -153,7 +210,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Active(msgspec.Struct, frozen=True, tag="active"):
-    """The entity at its head: `snapshot` covers events up to `snapshot_seq`; `tail` = those after it, in order."""
+    """The entity at its head: `snapshot` covers events up to `snapshot_seq`; `tail` = those after it, in order. A value entity's state is its
+    snapshot (None: it has none), its tail is empty."""
 
     seq: int
     snapshot_seq: int
@@ -195,6 +253,40 @@ class Found(msgspec.Struct, frozen=True, tag="found"):
     outcome: bytes | None
 
 
+class Stored(msgspec.Struct, frozen=True, tag="stored"):
+    """A replicated value as it is; also the answer to a Swap that expected another version: nothing was written."""
+
+    version: int
+    value: Value | None
+
+
+class Swapped(msgspec.Struct, frozen=True, tag="swapped"):
+    """The record is the new one."""
+
+    version: int
+
+
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
+    """An event in a shard's log. Offsets grow strictly within shard and entity type, and may have gaps."""
+
+    offset: int
+    entity_id: str
+    sequence: int
+    payload: Value
+
+
+class LogPage(msgspec.Struct, frozen=True, tag="log"):
+    """Entries in order; fewer than asked for: there are no more now."""
+
+    entries: tuple[LogEntry, ...]
+
+
+class At(msgspec.Struct, frozen=True, tag="at"):
+    """A consumer's cursor: the answer to Cursor and Commit. 0: at the beginning."""
+
+    offset: int
+
+
 class Unknown(msgspec.Struct, frozen=True, tag="unknown"):
     """The store did not answer: it may or may not have happened. Settle by activating again, never by guessing."""
 
@@ -209,8 +301,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 Outcome = (
     Claimed | Raced | Stale | Uninitialised | Sealed | Fenced | Active | Appended | Duplicate | Unbound | Regressed | Current
-    | Found | Unknown | Refused
-)
+    | Found | Stored | Swapped | LogPage | At | Unknown | Refused
+)  # fmt: skip
 
 Done = Callable[[Sequence[Outcome]], None]
 

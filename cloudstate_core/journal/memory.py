@@ -5,8 +5,10 @@ Its `journal_id` is random for each process, so that a second pod can never take
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,19 +19,30 @@ from cloudstate_core.journal.api import (
     Active,
     Append,
     Appended,
+    At,
     Check,
     Claim,
     Claimed,
+    Commit,
+    Cursor,
     Done,
     EntityKey,
     Event,
     Found,
     Layout,
+    LogEntry,
+    LogPage,
     Lookup,
     Operation,
     Outcome,
+    Put,
+    Read,
+    ReadLog,
     Seal,
     Sealed,
+    Stored,
+    Swap,
+    Swapped,
     Unbound,
     Uninitialised,
     Value,
@@ -37,6 +50,8 @@ from cloudstate_core.journal.api import (
 
 COMMANDS_KEPT = 10_000
 """Command ids remembered for each entity; the oldest go first."""
+LOG_KEPT = 1_000
+"""Events remembered for the readers of each entity type's log in a shard; the oldest go first."""
 
 
 @dataclass(slots=True)
@@ -55,6 +70,9 @@ class MemoryJournal:
         self._layout = Layout(secrets.token_hex(8), shard_count, HASH_NAME, 1)
         self.shards = {shard: rules.ShardRow(0, secrets.token_bytes(8), 0, "") for shard in range(shard_count)}
         self._entities: dict[EntityKey, _Entity] = {}
+        self._values: dict[EntityKey, Stored] = {}
+        self._logs: dict[tuple[int, str], deque[LogEntry]] = defaultdict(lambda: deque(maxlen=LOG_KEPT))
+        self._cursors: dict[tuple[int, str], int] = {}
         self._lock = threading.Lock()
 
     @property
@@ -77,6 +95,8 @@ class MemoryJournal:
                 return self._append(operation)
             case Activate():
                 return self._activate(operation)
+            case Put():
+                return self._put(operation)
             case Claim():
                 return self._claim(operation)
             case Seal():
@@ -86,6 +106,16 @@ class MemoryJournal:
             case Lookup():
                 entity = self._entities.get(operation.entity)
                 return Found(None if entity is None else entity.commands.get(operation.command_id))
+            case Read():
+                return self._values.get(operation.entity, Stored(0, None))
+            case Swap():
+                return self._swap(operation)
+            case ReadLog():
+                return self._read_log(operation)
+            case Commit():
+                return self._commit(operation)
+            case Cursor():
+                return At(self._cursors.get((operation.shard, operation.consumer), 0))
 
     def _claim(self, operation: Claim) -> Outcome:
         row = self.shards.get(operation.shard)
@@ -113,19 +143,55 @@ class MemoryJournal:
         return Active(entity.seq, entity.snapshot_seq, entity.snapshot, tuple(entity.events))
 
     def _append(self, operation: Append) -> Outcome:
-        entity = self._entities.get(operation.entity)
-        recorded = entity.commands.get(operation.command_id) if entity is not None and operation.command_id else None
-        refused = rules.append(self.shards.get(operation.shard), entity, recorded, operation)
+        entity, refused = self._guarded(operation)
         if refused is not None or entity is None:
             return refused or Unbound(0)
+        log = self._logs[operation.shard, operation.entity.persistence_id]
         for payload in operation.events:
             entity.seq += 1
             entity.events.append(Event(entity.seq, payload))
+            log.append(LogEntry(log[-1].offset + 1 if log else 1, operation.entity.entity_id, entity.seq, payload))
         if operation.snapshot is not None:
             entity.snapshot, entity.snapshot_seq = operation.snapshot, entity.seq
             entity.events.clear()
+        return self._appended(entity, operation)
+
+    def _put(self, operation: Put) -> Outcome:
+        entity, refused = self._guarded(operation)
+        if refused is not None or entity is None:
+            return refused or Unbound(0)
+        entity.seq += 1
+        entity.snapshot, entity.snapshot_seq = operation.value, entity.seq
+        return self._appended(entity, operation)
+
+    def _guarded(self, operation: Append | Put) -> tuple[_Entity | None, Outcome | None]:
+        entity = self._entities.get(operation.entity)
+        recorded = entity.commands.get(operation.command_id) if entity is not None and operation.command_id else None
+        return entity, rules.append(self.shards.get(operation.shard), entity, recorded, operation)
+
+    def _appended(self, entity: _Entity, operation: Append | Put) -> Outcome:
         if operation.command_id:
             entity.commands[operation.command_id] = operation.outcome
             if len(entity.commands) > COMMANDS_KEPT:
                 del entity.commands[next(iter(entity.commands))]
         return Appended(entity.seq)
+
+    def _swap(self, operation: Swap) -> Outcome:
+        present = self._values.get(operation.entity, Stored(0, None))
+        if present.version != operation.expected_version:
+            return present
+        self._values[operation.entity] = Stored(present.version + 1, operation.value)
+        return Swapped(present.version + 1)
+
+    def _read_log(self, operation: ReadLog) -> Outcome:
+        log = self._logs.get((operation.shard, operation.persistence_id), deque[LogEntry]())
+        first = max(0, operation.after + 1 - log[0].offset) if log else 0  # offsets have no gaps here
+        return LogPage(tuple(itertools.islice(log, first, first + operation.limit)))
+
+    def _commit(self, operation: Commit) -> Outcome:
+        refused = rules.commit(self.shards.get(operation.shard), operation)
+        if refused is not None:
+            return refused
+        cursor = operation.shard, operation.consumer
+        self._cursors[cursor] = max(self._cursors.get(cursor, 0), operation.offset)
+        return At(self._cursors[cursor])

@@ -14,10 +14,12 @@ from cloudstate_core.journal.api import (
     Check,
     Claim,
     Claimed,
+    Commit,
     Current,
     Duplicate,
     Fenced,
     Outcome,
+    Put,
     Raced,
     Regressed,
     Seal,
@@ -77,6 +79,11 @@ def check(row: ShardRow | None, operation: Check) -> Outcome:
     return fence(row, operation.token) or Current()
 
 
+def commit(row: ShardRow | None, operation: Commit) -> Outcome | None:
+    """None means: write the larger one of the cursor and the operation's offset."""
+    return fence(row, operation.token)
+
+
 def activate(shard: ShardRow | None, entity: EntityRow | None, operation: Activate) -> Outcome | None:
     """None means: write epoch and binding into the head (made new if there is none); then read."""
     refused = fence(shard, operation.token)
@@ -85,7 +92,7 @@ def activate(shard: ShardRow | None, entity: EntityRow | None, operation: Activa
     return refused
 
 
-def append(shard: ShardRow | None, entity: EntityRow | None, recorded: bytes | None, operation: Append) -> Outcome | None:
+def append(shard: ShardRow | None, entity: EntityRow | None, recorded: bytes | None, operation: Append | Put) -> Outcome | None:
     """None means: write all of it. `recorded` = stored outcome of the command id, if any.
 
     Order: token, binding, duplicate, sequence. A duplicate is told before the sequence is compared, since the caller may lag behind.

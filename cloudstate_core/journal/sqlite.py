@@ -124,6 +124,8 @@ class SqliteJournal:
                 return rules.check(self._shard(operation.shard), operation)
             case Lookup():
                 return Found(self._recorded(operation.entity, operation.command_id))
+            case _:
+                return Refused(f"{type(operation).__name__}: this store does not keep such records yet")
 
     def _shard(self, shard: int) -> rules.ShardRow | None:
         row = self._db.execute(
