@@ -56,9 +56,7 @@ class RedisServer:
 
     def cli(self, *arguments: str) -> str:
         """What redis-cli prints."""
-        return subprocess.run(
-            ["redis-cli", "-p", str(self.port), *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE
-        ).stdout
+        return subprocess.run(["redis-cli", "-p", str(self.port), *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE).stdout
 
     def signal(self, number: int) -> None:
         """Send it a signal."""

@@ -61,7 +61,7 @@ public final class Cart {
 
   public static void main(String[] arguments) throws Exception {
     new CloudState()
-        .registerEventSourcedEntity(Cart.class, CartOuterClass.getDescriptor().findServiceByName("Cart"), CartOuterClass.getDescriptor())
+        .registerEventSourcedEntity(Cart.class, CartProto.getDescriptor().findServiceByName("Cart"), CartProto.getDescriptor())
         .start()
         .toCompletableFuture()
         .get();
