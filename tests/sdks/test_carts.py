@@ -160,6 +160,14 @@ async def test_a_function_that_restarts_is_found_again(shop: Shop, number: int) 
     await shop.proxy.ready()
 
 
+async def test_old_protocols_can_be_refused(shop: Shop) -> None:
+    settings = {"CLOUDSTATE_JOURNAL": "memory:", "CLOUDSTATE_OLDEST_PROTOCOL": "0.2"}
+    shop.proxy = await ProxyProcess(shop.function.port, shop.backend, **settings).spawn()
+    await shop.proxy.ready(503, "protocol version 0.1: this proxy is set to take 0.2 and later")
+    if shop.function.sdk.name != "java":  # it logs nothing
+        await until(lambda: "protocol version 0.1" in shop.function.output(), "the function has heard of it")
+
+
 async def test_more_carts_than_the_function_can_have_open(shop: Shop) -> None:
     """One SDK serves with ten threads, and every open cart holds one."""
     await shop.open()

@@ -18,6 +18,11 @@ def test_durations(text: str, seconds: float) -> None:
     assert settings_of({"CLOUDSTATE_PASSIVATION_TIMEOUT": text}).passivation == seconds
 
 
+@pytest.mark.parametrize(("environment", "oldest"), [({}, (0, 1)), ({"CLOUDSTATE_OLDEST_PROTOCOL": "0.2"}, (0, 2))])
+def test_the_oldest_protocol_taken(environment: dict[str, str], oldest: tuple[int, int]) -> None:
+    assert settings_of(environment).oldest_protocol == oldest
+
+
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
@@ -29,6 +34,8 @@ def test_durations(text: str, seconds: float) -> None:
         ("CLOUDSTATE_PASSIVATION_TIMEOUT", "30", "must be a duration above zero"),
         ("CLOUDSTATE_USER_FUNCTION", "localhost", "must be host:port"),
         ("CLOUDSTATE_SERVICE", "cart", "must be namespace/name"),
+        ("CLOUDSTATE_OLDEST_PROTOCOL", "0.3", "must be one of 0.1, 0.2"),
+        ("CLOUDSTATE_OLDEST_PROTOCOL", "", "must be one of 0.1, 0.2"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value_and_rule(key: str, value: str, rule: str) -> None:
