@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 
 from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from stateful_proxy.crdt import views, wire
-from stateful_proxy.crdt.causality import FOLDED, Onlooker, Stamp
+from stateful_proxy.crdt.causality import FOLDED, Onlooker, Stamp, Store
+from stateful_proxy.crdt.counters import Counter
 from stateful_proxy.crdt.flag import Flag
-from stateful_proxy.crdt.kinds import Incompatible, Kind
+from stateful_proxy.crdt.kinds import Incompatible, Kind, element_of, elements_of
+from stateful_proxy.crdt.map import Map
+from stateful_proxy.crdt.register import LWWRegister
+from stateful_proxy.crdt.sets import Set
 from stateful_proxy.crdt.state import REMEMBERED, Record, State, applied, compacted, merged
 from tests.stateful_proxy.crdt.strategies import deltas
 
@@ -88,6 +92,61 @@ def play(kind: Kind, plan: Sequence[Step]) -> World:
 def test_replicas_converge_whatever_was_lost_reordered_or_doubled(kind: Kind, data: st.DataObject) -> None:
     states = play(kind, data.draw(steps(kind))).exchange()
     assert all(state == states[0] for state in states)
+
+
+@KINDS
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_value_is_what_the_history_of_operations_says(kind: Kind, data: st.DataObject) -> None:
+    """An oracle that knows nothing of dots: each operation with all that its replica had seen before it."""
+    plan = data.draw(steps(kind))
+    past: dict[str, frozenset[int]] = dict.fromkeys(REPLICAS, frozenset())
+    messages: list[frozenset[int]] = []
+    history: list[tuple[str, pb.CrdtDelta, frozenset[int]]] = []
+    for replica, what, _ in plan:
+        if not isinstance(what, int):
+            history.append((replica, what, past[replica]))
+            past[replica] |= {len(history) - 1}
+            messages.append(past[replica])
+        elif messages:
+            past[replica] |= messages[what % len(messages)]
+    states = play(kind, plan).exchange()
+    if states:
+        assert_as_told(kind, history, states[0].view(Onlooker("a", UP)))
+
+
+def assert_as_told(kind: Kind, history: list[tuple[str, pb.CrdtDelta, frozenset[int]]], view: views.View) -> None:
+    ops = [delta for _, delta, _ in history]
+    match view:
+        case views.Count():
+            assert view.total == sum(delta.gcounter.increment + delta.pncounter.change for delta in ops)
+        case views.Raised():
+            assert view.value == any(delta.flag.value for delta in ops)
+        case views.Tally():
+            last = {replica: delta.vote.self_vote for replica, delta, _ in history}
+            assert (view.self_vote, view.votes_for, view.total_voters) == (last.get("a", False), sum(last.values()), 3)
+        case views.Register():
+            assert view.element in {element_of(delta.lwwregister.value) for delta in ops}
+        case views.Elements():
+            added = [set(elements_of([*delta.gset.added, *delta.orset.added])) for delta in ops]
+            taken = [set(elements_of(delta.orset.removed)) for delta in ops]
+            assert view.elements == {
+                element
+                for number, elements in enumerate(added)
+                for element in elements
+                if not any(number in past and (delta.orset.cleared or element in taken[at]) for at, (_, delta, past) in enumerate(history))
+            }
+        case views.Entries():
+            adds = [{element_of(entry.key) for entry in delta.ormap.added} for delta in ops]
+            gone = [set(elements_of(delta.ormap.removed)) for delta in ops]
+            for number, keys_ in enumerate(adds):
+                for key in keys_:
+                    if not any(number in past and (d.ormap.cleared or key in gone[at]) for at, (_, d, past) in enumerate(history)):
+                        assert key in view.entries
+            for key in view.entries:
+                assert any(key in keys_ for keys_ in adds)
+                last = [d for _, d, past in history if len(past) == len(history) - 1]
+                assert not any(d.ormap.cleared and key not in adds[-1] for d in last), "the last operation had seen everything"
 
 
 @KINDS
@@ -177,6 +236,23 @@ def _default_clocks(delta: pb.CrdtDelta) -> None:
 # Departed replicas ------------------------------------------------------------------------------------------------------
 
 
+def holders(store: Store) -> set[str]:
+    """Replicas that something in a store is filed under. Votes of departed ones are kept for a while: they do not count."""
+    match store:
+        case Counter():
+            return set(store.slots)
+        case Set():
+            return {replica for dots in store.elements.values() for replica in dots}
+        case LWWRegister():
+            return set(store.writes)
+        case Flag():
+            return set(store.dots)
+        case Map():
+            entries = [entry for values in store.entries.values() for entry in values.values()]
+            return {replica for entry in entries for replica in entry.dots}.union(*(holders(entry.store) for entry in entries))
+    return set()
+
+
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
@@ -191,6 +267,7 @@ def test_folding_departed_replicas_changes_no_view_and_convergence_goes_on(kind:
     for replica in living:
         assert after.state.view(Onlooker(replica, living)) == before.state.view(Onlooker(replica, living))
     assert compacted(after, living) is after
+    assert holders(after.state.store) <= living | {FOLDED}
     again = World()
     again.states = dict.fromkeys(REPLICAS, after.state)
     again.sent = [after.state]
