@@ -51,9 +51,7 @@ class _Running:
 class Actions:
     """All action calls of one proxy. Everything runs on the transport's callback thread."""
 
-    def __init__(
-        self, transport: Transport, function: int, callers: Callers, follow_ups: FollowUps, report_error: Callable[[str], None]
-    ) -> None:
+    def __init__(self, transport: Transport, function: int, callers: Callers, follow_ups: FollowUps, report_error: Callable[[str], None]) -> None:
         self._transport, self._function, self._callers = transport, function, callers
         self._follow_ups, self._report_error = follow_ups, report_error
         self._by_call: dict[int, _Running] = {}

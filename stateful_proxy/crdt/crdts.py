@@ -50,6 +50,7 @@ class Crdts:
         self._by_stream: dict[int, ReplicatedEntity] = {}
         self._by_call: dict[int, tuple[ReplicatedEntity, Command]] = {}
         self._turns: deque[EntityKey] = deque()
+        self._living = surroundings.replication.living()
         self._left: Callable[[], None] | None = None
         self.leaving = False
         self.commands = self.passivated = 0
@@ -58,6 +59,11 @@ class Crdts:
     def active(self) -> int:
         """Keys in memory."""
         return len(self._entities)
+
+    @property
+    def pushed(self) -> int:
+        """Keys told to other proxies."""
+        return self._around.replication.pushed
 
     def _after(self, seconds: float, then: Callable[[], None]) -> int:
         def over() -> None:
@@ -70,8 +76,11 @@ class Crdts:
 
     def command(self, call: int, invocation: Invocation, entity_id: str) -> None:
         """Execute one call on a key; it is answered through `Callers`."""
-        self.commands += 1
         method = invocation.method
+        if self._around.absence.problem:
+            self._around.absence.hold(call, method.path, lambda: self.command(call, invocation, entity_id))
+            return
+        self.commands += 1
         if self.leaving:
             text = f"{method.path}: not executed: this proxy stops"
             self._around.callers.finish(call, Status.UNAVAILABLE, text, [(api.REFUSED_HEADER, b"draining")])
@@ -151,7 +160,10 @@ class Crdts:
         one_read()
 
     def members_changed(self) -> None:
-        """Proxies of this service have come or gone."""
+        """Proxies of this service may have come or gone."""
+        if self._around.replication.living() == self._living:
+            return
+        self._living = self._around.replication.living()
         self._around.replication.members_changed()
         for entity in list(self._entities.values()):
             entity.keeper.members_changed()

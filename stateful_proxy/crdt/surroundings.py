@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloudstate_core.transport.api import Transport
+from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.crdt.delivery import Delivery
 from stateful_proxy.crdt.replication import Replication
@@ -22,6 +23,7 @@ class Surroundings:
     callers: Callers
     follow_ups: FollowUps
     replication: Replication
+    absence: Absence
     report_error: Callable[[str], None]
     wall_clock: Callable[[], int]
     """Milliseconds since 1970."""

@@ -12,6 +12,7 @@ from cloudstate_core.journal.api import EntityKey, Outcome, Read, Stored, Swap, 
 from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
+from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.crdt import wire
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
@@ -72,8 +73,9 @@ class CrdtBench:
         self.callers = Callers(transport)
         follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append)
         follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
+        self.absence = Absence(transport, self.callers)
         self.replication = Replication(transport, self.peers, "me")
-        around = Surroundings(transport, 1, self.callers, follow_ups, self.replication, self.reported.append, lambda: 1_000)
+        around = Surroundings(transport, 1, self.callers, follow_ups, self.replication, self.absence, self.reported.append, lambda: 1_000)
         self.crdts = Crdts(around, self.batch, SHARDS, CrdtLimits(commands=commands))
         self.calls = 0
 
