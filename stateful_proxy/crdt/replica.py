@@ -121,6 +121,8 @@ class Replica:
             return Learned()
         before, self.record, self.version = self.record, record, version
         done = [operation for operation in self.pending if operation.number <= covers]
+        for operation in done:
+            operation.incarnation = operation.incarnation or version
         learned = Learned(done)
         kept = [operation for operation in self.pending[len(done) :] if not self._settled(operation, learned)]
         self.in_doubt = False
