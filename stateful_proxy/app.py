@@ -26,7 +26,7 @@ from stateful_proxy.commands import Commands
 from stateful_proxy.coordinator import Coordinator
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
 from stateful_proxy.crdt.replication import Replication
-from stateful_proxy.crdt.surroundings import Surroundings
+from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.discovery import Discovery
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entities import Entities, EntityLimits
@@ -155,15 +155,21 @@ class Proxy:
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
         replication = Replication(transport, peers, self._member)
-        around = Surroundings(transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock)
+        around = Surroundings(
+            transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, InFlight(time.monotonic())
+        )
         crdts = self._crdts = Crdts(around, batch, settings.shards, CrdtLimits(idle=settings.passivation))
         self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health)
         follow_ups.invoke = self._dispatch.invoke
         if peers is not None:
             ownership.announce = peers.announce
             probe = JournalProbe(batch, ownership)
+
+            def concurrency(now: float) -> float:
+                return actions.concurrency(now) + crdts.concurrency(now)
+
             self._coordinator = Coordinator(
-                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, actions, peers, probe, self._map_changed
+                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, concurrency, peers, probe, self._map_changed
             )
             self._coordinator.start()
         self._transport.after(TICK, self._tick)

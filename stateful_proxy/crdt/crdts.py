@@ -65,6 +65,10 @@ class Crdts:
         """Keys told to other proxies."""
         return self._around.replication.pushed
 
+    def concurrency(self, now: float) -> float:
+        """Commands at the function, on average since this was asked last."""
+        return self._around.in_flight.average(now)
+
     def _after(self, seconds: float, then: Callable[[], None]) -> int:
         def over() -> None:
             then()

@@ -121,6 +121,8 @@ class ReplicatedEntity:
         if self.waiting:
             what = self.keeper.problem or "the value that there was is being deleted"
             self._fail_waiting(what, now - STORE_LIMIT)
+        if self.session is not None:
+            self.session.tick(now)
         session = self.session
         if session is not None and session.quiet and not self.waiting and not self.keeper.busy and now - self.used >= self.idle_limit:
             session.close()

@@ -131,6 +131,7 @@ class Keeper:
         if self._asking:
             return
         if not self.replica.pending:
+            self._retry, self.problem = RETRY_FIRST, ""
             self._listens.idle()
             return
         self._asking = True
@@ -167,14 +168,15 @@ class Keeper:
         except wire.Unreadable as error:
             self.problem = str(error)
             return False
-        self._retry, self.problem = RETRY_FIRST, ""
         self._learn(stored.version, record)
         return True
 
     def _failed(self, outcome: Outcome) -> None:
+        before = self.problem
         if not isinstance(outcome, Stored):
             self.problem = str(getattr(outcome, "reason", None) or f"the journal answered {type(outcome).__name__}")
-        log.warning("%s: a replicated value is not in the journal yet: %s", self.key.persistence_id, self.problem)
+        if self.problem != before:
+            log.warning("%s: the journal does not serve a replicated value: %s", self.key.persistence_id, self.problem)
 
     def _again(self) -> None:
         """Read after a pause, then go on."""

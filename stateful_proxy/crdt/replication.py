@@ -78,7 +78,7 @@ class Replication:
             change.deleted = True
         elif len(record) <= MAX_INLINE:
             change.record = record
-        for member in self._peers.others:
+        for member in sorted(self._peers.others):
             self._put(member, key, change)
 
     def _put(self, member: str, key: EntityKey, change: Change) -> None:
@@ -173,7 +173,7 @@ class Replication:
             return lambda: None
         wait = _Wait(key, version, consistency == ALL, then)
         self._waits.setdefault(key, []).append(wait)
-        for member in self._peers.others:
+        for member in sorted(self._peers.others):
             self._put(member, key, Change(persistence_id=key.persistence_id, entity_id=key.entity_id, version=version))
         self._settle([key])
         return lambda: self._forget(wait)

@@ -8,6 +8,7 @@ function has ended itself; a function that does not answer a cancellation delays
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 HANDLE = "/cloudstate.crdt.Crdt/handle"
 CANCEL_LIMIT = 0.5
 """Seconds that a cancellation may be unanswered before others' changes are told again. A later answer is taken all the same."""
+ANSWER_LIMIT = 60.0
+"""Seconds that the function has to answer a command."""
 LATE_REMEMBERED = 1_000
 """Cancelled calls whose answers may still come."""
 
@@ -92,7 +95,9 @@ class Session:
         command.number, self._next = self._next, self._next + 1
         origin = Origin(command.call, method, command.chain, command.command_id)
         command.delivery = Delivery(origin, around.callers, around.follow_ups, around.report_error, lambda: self._failed(command), answered)
+        command.since = time.monotonic()
         self._unanswered[command.number] = command
+        around.in_flight.add(1, command.since)
         message = entity_pb2.Command(entity_id=self._keeper.key.entity_id, id=command.number, name=method.name, streamed=method.server_streaming)
         message.payload.type_url, message.payload.value = f"type.googleapis.com/{method.input_type}", command.payload
         self._send(crdt_pb2.CrdtStreamIn(command=message))
@@ -152,7 +157,7 @@ class Session:
             self._around.report_error(text)
             self.crash("Unexpected entity reply", text)
             return
-        del self._unanswered[reply.command_id]
+        self._answered(reply.command_id)
         if reply.streamed:
             self._streaming[reply.command_id] = command
         stored = self._change(command, reply.state_action)
@@ -160,6 +165,13 @@ class Session:
         if command.gone:
             self._failed(command)
         self.turn()
+
+    def _answered(self, number: int) -> Command | None:
+        """The function has answered a command, if it was one that it was to answer."""
+        command = self._unanswered.pop(number, None)
+        if command is not None:
+            self._around.in_flight.add(-1, time.monotonic())
+        return command
 
     def _streamed(self, message: crdt_pb2.CrdtStreamedMessage) -> None:
         number = message.command_id
@@ -189,7 +201,7 @@ class Session:
     def _reported(self, failure: entity_pb2.Failure) -> None:
         """One command has failed, or the entity."""
         number = failure.command_id
-        command = self._unanswered.pop(number, None) or self._streaming.pop(number, None)
+        command = self._answered(number) or self._streaming.pop(number, None)
         if command is not None:
             command.delivery.end(Status.UNKNOWN, failure.description)
             self.turn()
@@ -295,6 +307,13 @@ class Session:
         self._around.transport.half_close(self.stream)
         self._end()
 
+    def tick(self, now: float) -> None:
+        """Give the stream up if the function does not answer: nothing that happens elsewhere could be told any more."""
+        late = next((c for c in self._unanswered.values() if now - c.since >= ANSWER_LIMIT), None)
+        if late is not None:
+            text = f"{late.method.path}: the function has not answered within {ANSWER_LIMIT:g} s"
+            self.crash(text, text, Status.DEADLINE_EXCEEDED)
+
     def crash(self, told: str, logged: str, status: Status = Status.UNKNOWN) -> None:
         """Function and proxy do not agree any more: everything fails, and the next command gets a new stream."""
         if not self.stream:
@@ -315,6 +334,7 @@ class Session:
 
     def _fail_all(self, status: Status, text: str) -> None:
         commands = [*self._unanswered.values(), *self._streaming.values()]
+        self._around.in_flight.add(-len(self._unanswered), time.monotonic())
         self._unanswered, self._streaming = {}, {}
         for command in commands:
             command.delivery.end(status, text)

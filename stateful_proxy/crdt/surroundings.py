@@ -14,6 +14,25 @@ from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.service import MethodInfo
 
 
+class InFlight:
+    """How many commands are at the function, averaged over time. Times are monotonic seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._count, self._seconds, self._at, self._since = 0, 0.0, now, now
+
+    def add(self, commands: int, now: float) -> None:
+        """So many more from now on; a negative number when they are back."""
+        self._seconds += self._count * (now - self._at)
+        self._count, self._at = self._count + commands, now
+
+    def average(self, now: float) -> float:
+        """Since this was asked last."""
+        self.add(0, now)
+        average = self._seconds / max(1e-3, now - self._since)
+        self._seconds, self._since = 0.0, now
+        return average
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What replicated entities use of the proxy."""
@@ -27,6 +46,7 @@ class Surroundings:
     report_error: Callable[[str], None]
     wall_clock: Callable[[], int]
     """Milliseconds since 1970."""
+    in_flight: InFlight
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +60,7 @@ class Command:
     command_id: str = ""
     number: int = 0
     since: float = 0.0
-    """When it came, in monotonic seconds."""
+    """When it came, and then when it was given to the function, in monotonic seconds."""
     gone: bool = False
     """Its caller waits no more."""
     delivery: Delivery = field(init=False)

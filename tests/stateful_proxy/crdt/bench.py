@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.crdt import wire
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
 from stateful_proxy.crdt.replication import REPLICATE, Replication
-from stateful_proxy.crdt.surroundings import Surroundings
+from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.journal_batch import JournalBatch
@@ -75,7 +76,10 @@ class CrdtBench:
         follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
         self.absence = Absence(transport, self.callers)
         self.replication = Replication(transport, self.peers, "me")
-        around = Surroundings(transport, 1, self.callers, follow_ups, self.replication, self.absence, self.reported.append, lambda: 1_000)
+        self.in_flight = InFlight(time.monotonic())
+        around = Surroundings(
+            transport, 1, self.callers, follow_ups, self.replication, self.absence, self.reported.append, lambda: 1_000, self.in_flight
+        )
         self.crdts = Crdts(around, self.batch, SHARDS, CrdtLimits(commands=commands))
         self.calls = 0
 
@@ -169,6 +173,11 @@ class CrdtBench:
     def requests(self) -> list[int]:
         """Streams to other proxies that replicate."""
         return [number for number, stream in self.transport.streams.items() if stream.path == REPLICATE]
+
+    def later(self, seconds: float) -> None:
+        """A tick, so much later than now."""
+        self.crdts.tick(time.monotonic() + seconds)
+        self.batch.flush()
 
     def fire(self) -> list[float]:
         """Let time pass: every timer that waits; their delays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt.session import CANCEL_LIMIT
+from stateful_proxy.crdt.surroundings import InFlight
 from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, plus, text, vote
 
 
@@ -79,7 +81,7 @@ def test_many_commands_are_in_flight_and_answered_in_any_order(bench: CrdtBench)
 def test_passivated_and_back_with_the_value_as_a_delta_on_empty(bench: CrdtBench) -> None:
     bench.call()
     bench.reply(1, 1, plus(5))
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     assert bench.transport.streams[1].half_closed
     assert bench.crdts.active == 0
     bench.call()
@@ -89,12 +91,12 @@ def test_passivated_and_back_with_the_value_as_a_delta_on_empty(bench: CrdtBench
 
 def test_a_value_with_open_streams_or_commands_is_not_passivated(bench: CrdtBench) -> None:
     bench.call("Watch")
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     bench.reply(1, 1, streamed=True)
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     assert bench.crdts.active == 1
     bench.stream_message(1, 1, end=True)
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     assert bench.crdts.active == 0
 
 
@@ -102,10 +104,10 @@ def test_a_value_that_is_not_stored_yet_is_not_passivated(bench: CrdtBench) -> N
     bench.call()
     bench.journal.holding = True
     bench.reply(1, 1, plus(1))
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     assert bench.crdts.active == 1
     bench.journal.release()
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     assert bench.crdts.active == 0
 
 
@@ -191,7 +193,7 @@ def test_a_vote_has_one_voter_where_there_is_one_proxy(bench: CrdtBench) -> None
     bench.call()
     bench.reply(1, 1, vote(True))
     assert bench.deltas(1) == []
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     bench.call()
     assert bench.sent(2)[0].init.delta == votes(True, 1, 1)
 
@@ -525,6 +527,41 @@ def test_an_update_that_does_not_fit_is_reported_and_fails_its_caller(bench: Crd
     assert told in bench.reported
 
 
+def test_a_function_that_does_not_answer_is_given_up(bench: CrdtBench) -> None:
+    watch = bench.call("Watch")
+    bench.reply(1, 1, streamed=True)
+    call = bench.call()
+    bench.later(59)
+    assert call not in bench.transport.answers
+    bench.later(61)
+    assert bench.told(call) == (Status.DEADLINE_EXCEEDED, "/test.Presence/Add: the function has not answered within 60 s")
+    assert bench.told(watch)[0] == Status.DEADLINE_EXCEEDED
+    assert bench.transport.streams[1].reset
+
+
+def test_commands_at_the_function_are_counted_until_they_are_answered(bench: CrdtBench) -> None:
+    def at_the_function() -> float:
+        later = time.monotonic() + 1_000
+        bench.in_flight.average(later)
+        return bench.in_flight.average(later + 10)
+
+    bench.call(), bench.call("Watch"), bench.call()
+    assert at_the_function() == 3
+    bench.reply(1, 1), bench.reply(1, 2, streamed=True)
+    assert at_the_function() == 1
+    bench.closed(1)
+    assert at_the_function() == 0
+
+
+def test_an_average_weighs_by_time() -> None:
+    counted = InFlight(0.0)
+    counted.add(1, 2.0)
+    counted.add(3, 8.0)
+    assert counted.average(10.0) == pytest.approx((6 * 1 + 2 * 4) / 10)
+    counted.add(-4, 11.0)
+    assert counted.average(14.0) == pytest.approx(1.0)
+
+
 def test_a_function_that_closes_its_stream_fails_what_is_open(bench: CrdtBench) -> None:
     call = bench.call()
     bench.closed(1, 0)
@@ -585,7 +622,7 @@ def test_a_swap_of_unknown_outcome_counts_once(bench: CrdtBench, applied: bool, 
     if delta is None:
         assert record is None
     else:
-        bench.crdts.tick(float("inf"))
+        bench.later(40)
         bench.call()
         assert bench.sent(2)[0].init.delta == plus(2)
 
@@ -602,6 +639,6 @@ def test_a_journal_that_refuses_for_long_fails_the_caller_and_the_update_stays(b
     assert "it stays" in told
     while bench.journal_has().version == 0:
         bench.fire()
-    bench.crdts.tick(float("inf"))
+    bench.later(40)
     bench.call()
     assert bench.sent(2)[0].init.delta == plus(1)
