@@ -119,7 +119,8 @@ class Replica:
         """The journal has this at this version; `covers`: by a proposal of ours. Older news than what is known changes nothing."""
         if version <= self.version or self.ended:
             return Learned()
-        before, self.record, self.version = self.record, record, version
+        first, before = self.version < 0, self.record
+        self.record, self.version = record, version
         done = [operation for operation in self.pending if operation.number <= covers]
         for operation in done:
             operation.incarnation = operation.incarnation or version
@@ -136,6 +137,8 @@ class Replica:
             self.pending = kept  # the state has it all
         else:
             self._rebase(before, kept, learned)
+        if first:
+            self.shown()  # the function is given what was read first as a whole
         return learned
 
     def _settled(self, operation: Operation, learned: Learned) -> bool:

@@ -263,5 +263,5 @@ class World(RuleBasedStateMachine):
 
 TestWorld: Any = World.TestCase
 TestWorld.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
