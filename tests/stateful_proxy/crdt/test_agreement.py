@@ -99,6 +99,7 @@ def steps(kind: Kind) -> st.SearchStrategy[list[Step]]:
             st.tuples(st.just("read"), side, st.none()),
             st.tuples(st.just("unsure"), side, st.booleans()),
             st.tuples(st.just("time"), side, st.none()),
+            st.tuples(st.just("members"), side, st.sets(side)),
         ),
         max_size=30,
     )
@@ -126,10 +127,18 @@ def play(sides: list[Side], step: Step) -> None:
             bench.journal.fail(Swap, Unknown("no answer"), applied=detail)
         case "time":
             bench.fire_only(1.0)
+        case "members":
+            seem_to_be(side, {NAMES[other] for other in detail})
+
+
+def seem_to_be(side: Side, names: set[str]) -> None:
+    """A proxy's list of members, right or wrong; the others' votes do not count then, and what they left is folded."""
+    side.bench.peers.others = frozenset(names - {side.bench.replication.member})
+    side.bench.crdts.members_changed()
 
 
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_functions_copy_is_the_value_in_the_end(kind: Kind, data: st.DataObject) -> None:
     journal = FaultyJournal()
@@ -139,6 +148,8 @@ def test_every_functions_copy_is_the_value_in_the_end(kind: Kind, data: st.DataO
     for step in data.draw(steps(kind)):
         play(sides, step)
     journal.faults.clear()
+    for side in sides:
+        seem_to_be(side, set(NAMES))
     for _ in range(3):
         for side in sides:
             side.listen()
