@@ -13,7 +13,7 @@ from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt import replication, wire
 from stateful_proxy.crdt.storing import STORE_LIMIT
-from tests.stateful_proxy.crdt.bench import KEY, CrdtBench, adding, elsewhere, plus
+from tests.stateful_proxy.crdt.bench import KEY, CrdtBench, adding, elsewhere, plus, text
 
 OTHERS = ("b", "c")
 
@@ -311,3 +311,20 @@ def test_an_outage_is_ridden_out_by_one_request_at_a_time(bench: CrdtBench) -> N
         bench.fire_only(due)
     assert delays == [0.05, 0.1, 0.2, 0.4, 0.8]
     assert len(bench.journal.operations) - operations == 10, "a read and a swap each time"
+
+
+def test_a_removal_counts_across_a_compaction(pair: tuple[CrdtBench, CrdtBench]) -> None:
+    """What the function removes was added by a replica that is folded while the command is at the function."""
+    one, two = pair
+    updated(two, adding("x", "y"))
+    two.later(40)
+    updated(one, adding("w"))
+    one.call()
+    two.replication.member = "third"
+    elsewhere(one, two, adding("z"))
+    assert one.stored().compaction == 1
+    one.later(1)
+    one.reply(1, 2, pb.CrdtDelta(orset=pb.ORSetDelta(removed=[text("x")])))
+    two.later(1)
+    stream = max(n for n, s in two.transport.streams.items() if s.path != replication.REPLICATE)
+    assert two.deltas(stream) == [pb.CrdtDelta(orset=pb.ORSetDelta(removed=[text("x")]))]
