@@ -109,11 +109,11 @@ class Replica:
         if self.record is None:
             assert self.state is not None
             return Proposal(self.version, Record(self.state, self.version + 1), covers)
-        base = self.record if living is None else compacted(self.record, living)
-        state = self.state if base is self.record else _on_top(base.state, self.pending, self.name)[0]
-        assert state is not None
-        folded = tuple(name for name in base.folded if name != self.name)
-        return Proposal(self.version, Record(state, base.incarnation, base.compaction, folded), covers)
+        assert self.state is not None
+        before = self.record
+        folded = tuple(name for name in before.folded if name != self.name)
+        record = Record(self.state, before.incarnation, before.compaction, folded)
+        return Proposal(self.version, record if living is None else compacted(record, living), covers)
 
     def learn(self, version: int, record: Record | None, covers: int = 0) -> Learned:
         """The journal has this at this version; `covers`: by a proposal of ours. Older news than what is known changes nothing."""
