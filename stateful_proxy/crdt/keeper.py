@@ -149,7 +149,7 @@ class Keeper:
             self._learn(outcome.version, proposal.record, proposal.covers)
             self._tell_waiting()
             self._go_on()
-        elif isinstance(outcome, Stored) and self._stored(outcome):
+        elif isinstance(outcome, Stored) and self._stored(outcome, proposal.expected_version):
             self._races += 1
             self._tell_waiting()
             if self._races < 3:
@@ -161,14 +161,20 @@ class Keeper:
             self._failed(outcome)
             self._again()
 
-    def _stored(self, stored: Stored) -> bool:
-        """Take over what the journal has; False when that cannot be read."""
+    def _stored(self, stored: Stored, at_least: int = 0) -> bool:
+        """Take over what the journal has; False when that cannot be read. `at_least`: a version that it has told before."""
         try:
             record = wire.decoded(stored.value.data) if stored.value is not None else None
         except wire.Unreadable as error:
             self.problem = str(error)
             return False
-        self._learn(stored.version, record)
+        if stored.version >= at_least:
+            self._learn(stored.version, record)
+            return True
+        text = "%s: the journal has version %d of a replicated value, not %d: it lost acknowledged writes; what is here is written again"
+        log.error(text, self.key.persistence_id, stored.version, at_least)
+        self._tell(self.replica.regressed(stored.version, record), stored.version)
+        self._listens.changed()
         return True
 
     def _failed(self, outcome: Outcome) -> None:

@@ -141,6 +141,18 @@ class Replica:
             self.shown()  # the function is given what was read first as a whole
         return learned
 
+    def regressed(self, version: int, record: Record | None) -> Learned:
+        """The journal has an older version than it once had: it has lost writes. The next proposal brings back what is here."""
+        if record is not None and (self.record is None or record.age > self.record.age):
+            self.version = version - 1
+            return self.learn(version, record)
+        self.version = version
+        if record is not None and self.record is not None and self.state is not None and record.age == self.record.age:
+            state = merged(record.state, self.state)
+            assert isinstance(state, State), "one life has one type"
+            self.state, self.news = state, True
+        return Learned()
+
     def _settled(self, operation: Operation, learned: Learned) -> bool:
         """Whether the new record tells what became of an operation."""
         record = self.record

@@ -328,3 +328,20 @@ def test_a_removal_counts_across_a_compaction(pair: tuple[CrdtBench, CrdtBench])
     two.later(1)
     stream = max(n for n, s in two.transport.streams.items() if s.path != replication.REPLICATE)
     assert two.deltas(stream) == [pb.CrdtDelta(orset=pb.ORSetDelta(removed=[text("x")]))]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_journal_that_lost_writes_gets_them_again(bench: CrdtBench, kept: int) -> None:
+    """As after a failover to a replica that lagged."""
+    earlier = bench.journal_has()
+    for number in range(3):
+        updated(bench, plus(10**number))
+        earlier = bench.journal_has() if number == 0 and kept else earlier
+    bench.journal.inner._values[KEY] = earlier
+    call = updated(bench, plus(1_000))
+    assert bench.told(call)[0] == 0
+    assert bench.deltas(1) == []
+    bench.later(40)
+    bench.call()
+    stream = max(n for n, s in bench.transport.streams.items() if s.path != replication.REPLICATE)
+    assert bench.sent(stream)[0].init.delta == plus(1_111)
