@@ -25,6 +25,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import Commands
 from stateful_proxy.coordinator import Coordinator
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
+from stateful_proxy.crdt.dialects import Legacy, Present
 from stateful_proxy.crdt.replication import Replication
 from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.discovery import Discovery
@@ -155,9 +156,8 @@ class Proxy:
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
         replication = Replication(transport, peers, self._member)
-        around = Surroundings(
-            transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, InFlight(time.monotonic())
-        )
+        in_flight, dialect = InFlight(time.monotonic()), Present() if model.protocol == (0, 2) else Legacy()
+        around = Surroundings(transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect)
         crdts = self._crdts = Crdts(around, batch, settings.shards, CrdtLimits(idle=settings.passivation))
         self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health)
         follow_ups.invoke = self._dispatch.invoke

@@ -84,8 +84,8 @@ class Session:
         replication, state = self._around.replication, self._replica.state
         return state.view(Onlooker(self._replica.name, replication.living())) if state is not None else None
 
-    def _send(self, message: crdt_pb2.CrdtStreamIn) -> None:
-        self._around.transport.send(self.stream, message.SerializeToString())
+    def _send(self, message: crdt_pb2.CrdtStreamIn, first_value: bool = False) -> None:
+        self._around.transport.send(self.stream, self._around.dialect.encode(message, first_value))
 
     # Callers ------------------------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Session:
     def on_message(self, data: bytes) -> None:
         """The function says something."""
         try:
-            out = crdt_pb2.CrdtStreamOut.FromString(data)
+            out = self._around.dialect.decode(data)
         except DecodeError:
             self.crash("Unexpected entity reply", "a message on the entity's stream does not parse")
             return
@@ -278,9 +278,9 @@ class Session:
             self.crash("Entity terminated", delta.reason)
             return
         replica.shown()
-        self._known = view
+        first, self._known = self._known is None, view
         if delta is not None:
-            self._send(crdt_pb2.CrdtStreamIn(delta=delta))
+            self._send(crdt_pb2.CrdtStreamIn(delta=delta), first_value=first)
 
     # Ends ---------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from cloudstate_core.transport.api import Transport
 from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.crdt.delivery import Delivery
+from stateful_proxy.crdt.dialects import Dialect
 from stateful_proxy.crdt.replication import Replication
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.service import MethodInfo
@@ -47,6 +48,7 @@ class Surroundings:
     wall_clock: Callable[[], int]
     """Milliseconds since 1970."""
     in_flight: InFlight
+    dialect: Dialect
 
 
 @dataclass(slots=True, eq=False)

@@ -17,6 +17,7 @@ from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.crdt import wire
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
+from stateful_proxy.crdt.dialects import Dialect, Present
 from stateful_proxy.crdt.replication import REPLICATE, Replication
 from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.follow_ups import FollowUps
@@ -63,7 +64,9 @@ class FakePeers:
 class CrdtBench:
     """One proxy named `me`."""
 
-    def __init__(self, others: Sequence[str] = (), journal: FaultyJournal | None = None, commands: int = 1_000) -> None:
+    def __init__(
+        self, others: Sequence[str] = (), journal: FaultyJournal | None = None, commands: int = 1_000, dialect: Dialect | None = None
+    ) -> None:
         self.transport, self.journal = FakeTransport(), journal or FaultyJournal()
         transport: Any = self.transport
         self.batch = JournalBatch(transport, self.journal)  # type: ignore[arg-type]
@@ -76,9 +79,10 @@ class CrdtBench:
         follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
         self.absence = Absence(transport, self.callers)
         self.replication = Replication(transport, self.peers, "me")
+        self.dialect = dialect or Present()
         self.in_flight = InFlight(time.monotonic())
         around = Surroundings(
-            transport, 1, self.callers, follow_ups, self.replication, self.absence, self.reported.append, lambda: 1_000, self.in_flight
+            transport, 1, self.callers, follow_ups, self.replication, self.absence, self.reported.append, lambda: 1_000, self.in_flight, self.dialect
         )
         self.crdts = Crdts(around, self.batch, SHARDS, CrdtLimits(commands=commands))
         self.calls = 0
