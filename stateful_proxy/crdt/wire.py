@@ -45,7 +45,7 @@ def decoded(data: bytes) -> Record:
         decoder = _Decoder(message.replicas)
         state = State(decoder.store(message.store), decoder.dots(message.context_dots))
         return Record(state, message.incarnation, message.compaction, tuple(message.replicas[index] for index in message.folded))
-    except (DecodeError, IndexError, KeyError) as error:
+    except (DecodeError, IndexError, KeyError, ValueError) as error:
         raise Unreadable(f"a replicated value's record cannot be read: {error!r}") from error
 
 
@@ -56,6 +56,9 @@ class _Encoder:
         self.indices = indices
 
     def dots(self, dots: Dots) -> list[int]:
+        if len(dots) == 1:
+            ((replica, number),) = dots.items()
+            return [self.indices[replica], number]
         return [part for replica, number in sorted(dots.items()) for part in (self.indices[replica], number)]
 
     def fill(self, target: pb.CrdtStore, store: Store) -> None:
@@ -66,8 +69,7 @@ class _Encoder:
                 for replica, (number, amount) in sorted(store.slots.items()):
                     part.slots.add(replica=self.indices[replica], number=number, magnitude=abs(amount), negative=amount < 0)
             case Set():
-                for element, dots in sorted(store.elements.items()):
-                    part.elements.add(type_url=element.type_url, value=element.value, dots=self.dots(dots))
+                self._elements(store, part)
             case LWWRegister():
                 for replica, (number, write) in sorted(store.writes.items()):
                     url, value = write.element
@@ -79,6 +81,16 @@ class _Encoder:
                     for _, entry in sorted(store.entries[key].items(), key=lambda item: item[0]):
                         added = part.entries.add(type_url=key.type_url, key=key.value, dots=self.dots(entry.dots))
                         self.fill(added.value, entry.store)
+
+    def _elements(self, store: Set, part: pb.CrdtElements) -> None:
+        order = sorted(store.elements)
+        urls = {url: index for index, url in enumerate(dict.fromkeys(element.type_url for element in order))}
+        part.type_urls.extend(urls)
+        part.types.extend([urls[element.type_url] for element in order])
+        part.values.extend([element.value for element in order])
+        dots = [store.elements[element] for element in order]
+        part.counts.extend(map(len, dots))
+        part.dots.extend([part for each in dots for part in self.dots(each)])
 
 
 class _Decoder:
@@ -98,8 +110,7 @@ class _Decoder:
                 slots = (message.gcounter if kind is Kind.GCOUNTER else message.pncounter).slots
                 return Counter(kind, {self._names[s.replica]: (s.number, -s.magnitude if s.negative else s.magnitude) for s in slots})
             case Kind.GSET | Kind.ORSET:
-                elements = (message.gset if kind is Kind.GSET else message.orset).elements
-                return Set(kind, {Element(e.type_url, e.value): self.dots(e.dots) for e in elements})
+                return Set(kind, self._elements(message.gset if kind is Kind.GSET else message.orset))
             case Kind.LWWREGISTER:
                 return LWWRegister({self._names[w.replica]: (w.number, _write(w)) for w in message.lwwregister.writes})
             case Kind.FLAG:
@@ -108,6 +119,14 @@ class _Decoder:
                 return Vote(self.dots(message.vote.dots))
             case Kind.ORMAP:
                 return self._map(message.ormap)
+
+    def _elements(self, message: pb.CrdtElements) -> dict[Element, Dots]:
+        urls, flat, at = list(message.type_urls), list(message.dots), 0
+        elements: dict[Element, Dots] = {}
+        for kind, value, count in zip(message.types, message.values, message.counts, strict=True):
+            elements[Element(urls[kind], value)] = self.dots(flat[at : at + 2 * count])
+            at += 2 * count
+        return elements
 
     def _map(self, message: pb.CrdtMap) -> Map:
         entries: dict[Element, dict[Kind, Entry]] = {}

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cloudstate_knative/v1/crdt.proto\x12\x15\x63loudstate_knative.v1\"\x9e\x01\n\nCrdtRecord\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x12\n\ncompaction\x18\x02 \x01(\x04\x12\x10\n\x08replicas\x18\x03 \x03(\t\x12\x14\n\x0c\x63ontext_dots\x18\x04 \x03(\x04\x12\x0e\n\x06\x66olded\x18\x05 \x03(\r\x12/\n\x05store\x18\x06 \x01(\x0b\x32 .cloudstate_knative.v1.CrdtStore\"\xbe\x03\n\tCrdtStore\x12\x36\n\x08gcounter\x18\x01 \x01(\x0b\x32\".cloudstate_knative.v1.CrdtCounterH\x00\x12\x37\n\tpncounter\x18\x02 \x01(\x0b\x32\".cloudstate_knative.v1.CrdtCounterH\x00\x12\x33\n\x04gset\x18\x03 \x01(\x0b\x32#.cloudstate_knative.v1.CrdtElementsH\x00\x12\x34\n\x05orset\x18\x04 \x01(\x0b\x32#.cloudstate_knative.v1.CrdtElementsH\x00\x12:\n\x0blwwregister\x18\x05 \x01(\x0b\x32#.cloudstate_knative.v1.CrdtRegisterH\x00\x12/\n\x04\x66lag\x18\x06 \x01(\x0b\x32\x1f.cloudstate_knative.v1.CrdtDotsH\x00\x12/\n\x05ormap\x18\x07 \x01(\x0b\x32\x1e.cloudstate_knative.v1.CrdtMapH\x00\x12/\n\x04vote\x18\x08 \x01(\x0b\x32\x1f.cloudstate_knative.v1.CrdtDotsH\x00\x42\x06\n\x04kind\"\x18\n\x08\x43rdtDots\x12\x0c\n\x04\x64ots\x18\x01 \x03(\x04\"\x93\x01\n\x0b\x43rdtCounter\x12\x36\n\x05slots\x18\x01 \x03(\x0b\x32\'.cloudstate_knative.v1.CrdtCounter.Slot\x1aL\n\x04Slot\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x11\n\tmagnitude\x18\x03 \x01(\x04\x12\x10\n\x08negative\x18\x04 \x01(\x08\"\x87\x01\n\x0c\x43rdtElements\x12=\n\x08\x65lements\x18\x01 \x03(\x0b\x32+.cloudstate_knative.v1.CrdtElements.Element\x1a\x38\n\x07\x45lement\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64ots\x18\x03 \x03(\x04\"\xb3\x01\n\x0c\x43rdtRegister\x12\x39\n\x06writes\x18\x01 \x03(\x0b\x32).cloudstate_knative.v1.CrdtRegister.Write\x1ah\n\x05Write\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\r\n\x05\x63lock\x18\x03 \x01(\x12\x12\x0e\n\x06writer\x18\x04 \x01(\t\x12\x10\n\x08type_url\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x0c\"\xa7\x01\n\x07\x43rdtMap\x12\x35\n\x07\x65ntries\x18\x01 \x03(\x0b\x32$.cloudstate_knative.v1.CrdtMap.Entry\x1a\x65\n\x05\x45ntry\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64ots\x18\x03 \x03(\x04\x12/\n\x05value\x18\x04 \x01(\x0b\x32 .cloudstate_knative.v1.CrdtStoreb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cloudstate_knative/v1/crdt.proto\x12\x15\x63loudstate_knative.v1\"\x9e\x01\n\nCrdtRecord\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x12\n\ncompaction\x18\x02 \x01(\x04\x12\x10\n\x08replicas\x18\x03 \x03(\t\x12\x14\n\x0c\x63ontext_dots\x18\x04 \x03(\x04\x12\x0e\n\x06\x66olded\x18\x05 \x03(\r\x12/\n\x05store\x18\x06 \x01(\x0b\x32 .cloudstate_knative.v1.CrdtStore\"\xbe\x03\n\tCrdtStore\x12\x36\n\x08gcounter\x18\x01 \x01(\x0b\x32\".cloudstate_knative.v1.CrdtCounterH\x00\x12\x37\n\tpncounter\x18\x02 \x01(\x0b\x32\".cloudstate_knative.v1.CrdtCounterH\x00\x12\x33\n\x04gset\x18\x03 \x01(\x0b\x32#.cloudstate_knative.v1.CrdtElementsH\x00\x12\x34\n\x05orset\x18\x04 \x01(\x0b\x32#.cloudstate_knative.v1.CrdtElementsH\x00\x12:\n\x0blwwregister\x18\x05 \x01(\x0b\x32#.cloudstate_knative.v1.CrdtRegisterH\x00\x12/\n\x04\x66lag\x18\x06 \x01(\x0b\x32\x1f.cloudstate_knative.v1.CrdtDotsH\x00\x12/\n\x05ormap\x18\x07 \x01(\x0b\x32\x1e.cloudstate_knative.v1.CrdtMapH\x00\x12/\n\x04vote\x18\x08 \x01(\x0b\x32\x1f.cloudstate_knative.v1.CrdtDotsH\x00\x42\x06\n\x04kind\"\x18\n\x08\x43rdtDots\x12\x0c\n\x04\x64ots\x18\x01 \x03(\x04\"\x93\x01\n\x0b\x43rdtCounter\x12\x36\n\x05slots\x18\x01 \x03(\x0b\x32\'.cloudstate_knative.v1.CrdtCounter.Slot\x1aL\n\x04Slot\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x11\n\tmagnitude\x18\x03 \x01(\x04\x12\x10\n\x08negative\x18\x04 \x01(\x08\"^\n\x0c\x43rdtElements\x12\x11\n\ttype_urls\x18\x01 \x03(\t\x12\r\n\x05types\x18\x02 \x03(\r\x12\x0e\n\x06values\x18\x03 \x03(\x0c\x12\x0e\n\x06\x63ounts\x18\x04 \x03(\r\x12\x0c\n\x04\x64ots\x18\x05 \x03(\x04\"\xb3\x01\n\x0c\x43rdtRegister\x12\x39\n\x06writes\x18\x01 \x03(\x0b\x32).cloudstate_knative.v1.CrdtRegister.Write\x1ah\n\x05Write\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\r\n\x05\x63lock\x18\x03 \x01(\x12\x12\x0e\n\x06writer\x18\x04 \x01(\t\x12\x10\n\x08type_url\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x0c\"\xa7\x01\n\x07\x43rdtMap\x12\x35\n\x07\x65ntries\x18\x01 \x03(\x0b\x32$.cloudstate_knative.v1.CrdtMap.Entry\x1a\x65\n\x05\x45ntry\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64ots\x18\x03 \x03(\x04\x12/\n\x05value\x18\x04 \x01(\x0b\x32 .cloudstate_knative.v1.CrdtStoreb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,16 +41,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CRDTCOUNTER']._serialized_end=843
   _globals['_CRDTCOUNTER_SLOT']._serialized_start=767
   _globals['_CRDTCOUNTER_SLOT']._serialized_end=843
-  _globals['_CRDTELEMENTS']._serialized_start=846
-  _globals['_CRDTELEMENTS']._serialized_end=981
-  _globals['_CRDTELEMENTS_ELEMENT']._serialized_start=925
-  _globals['_CRDTELEMENTS_ELEMENT']._serialized_end=981
-  _globals['_CRDTREGISTER']._serialized_start=984
-  _globals['_CRDTREGISTER']._serialized_end=1163
-  _globals['_CRDTREGISTER_WRITE']._serialized_start=1059
-  _globals['_CRDTREGISTER_WRITE']._serialized_end=1163
-  _globals['_CRDTMAP']._serialized_start=1166
-  _globals['_CRDTMAP']._serialized_end=1333
-  _globals['_CRDTMAP_ENTRY']._serialized_start=1232
-  _globals['_CRDTMAP_ENTRY']._serialized_end=1333
+  _globals['_CRDTELEMENTS']._serialized_start=845
+  _globals['_CRDTELEMENTS']._serialized_end=939
+  _globals['_CRDTREGISTER']._serialized_start=942
+  _globals['_CRDTREGISTER']._serialized_end=1121
+  _globals['_CRDTREGISTER_WRITE']._serialized_start=1017
+  _globals['_CRDTREGISTER_WRITE']._serialized_end=1121
+  _globals['_CRDTMAP']._serialized_start=1124
+  _globals['_CRDTMAP']._serialized_end=1291
+  _globals['_CRDTMAP_ENTRY']._serialized_start=1190
+  _globals['_CRDTMAP_ENTRY']._serialized_end=1291
 # @@protoc_insertion_point(module_scope)

@@ -66,19 +66,18 @@ class CrdtCounter(_message.Message):
     def __init__(self, slots: _Optional[_Iterable[_Union[CrdtCounter.Slot, _Mapping]]] = ...) -> None: ...
 
 class CrdtElements(_message.Message):
-    __slots__ = ("elements",)
-    class Element(_message.Message):
-        __slots__ = ("type_url", "value", "dots")
-        TYPE_URL_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        DOTS_FIELD_NUMBER: _ClassVar[int]
-        type_url: str
-        value: bytes
-        dots: _containers.RepeatedScalarFieldContainer[int]
-        def __init__(self, type_url: _Optional[str] = ..., value: _Optional[bytes] = ..., dots: _Optional[_Iterable[int]] = ...) -> None: ...
-    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
-    elements: _containers.RepeatedCompositeFieldContainer[CrdtElements.Element]
-    def __init__(self, elements: _Optional[_Iterable[_Union[CrdtElements.Element, _Mapping]]] = ...) -> None: ...
+    __slots__ = ("type_urls", "types", "values", "counts", "dots")
+    TYPE_URLS_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    DOTS_FIELD_NUMBER: _ClassVar[int]
+    type_urls: _containers.RepeatedScalarFieldContainer[str]
+    types: _containers.RepeatedScalarFieldContainer[int]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    dots: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, type_urls: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[bytes]] = ..., counts: _Optional[_Iterable[int]] = ..., dots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CrdtRegister(_message.Message):
     __slots__ = ("writes",)
