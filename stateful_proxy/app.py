@@ -157,7 +157,9 @@ class Proxy:
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
         replication = Replication(transport, peers, self._member)
         in_flight, dialect = InFlight(time.monotonic()), Present() if model.protocol == (0, 2) else Legacy()
-        around = Surroundings(transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect)
+        around = Surroundings(
+            transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect, batch.flush
+        )
         crdts = self._crdts = Crdts(around, batch, settings.shards, CrdtLimits(idle=settings.passivation))
         self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health)
         follow_ups.invoke = self._dispatch.invoke

@@ -44,8 +44,8 @@ class Crdts:
     """Executes commands on replicated entities. Everything runs on the transport's callback thread."""
 
     def __init__(self, surroundings: Surroundings, batch: JournalBatch, shard_count: int, limits: CrdtLimits) -> None:
-        self._around, self._batch, self._shard_count, self._limits = surroundings, batch, shard_count, limits
-        self._ports = Ports(batch.ask, self._after, surroundings.replication.publish, surroundings.replication.living)
+        self._around, self._shard_count, self._limits = surroundings, shard_count, limits
+        self._ports = Ports(batch.ask, surroundings.after, surroundings.replication.publish, surroundings.replication.living)
         self._entities: dict[EntityKey, ReplicatedEntity] = {}
         self._by_stream: dict[int, ReplicatedEntity] = {}
         self._by_call: dict[int, tuple[ReplicatedEntity, Command]] = {}
@@ -68,13 +68,6 @@ class Crdts:
     def concurrency(self, now: float) -> float:
         """Commands at the function, on average since this was asked last."""
         return self._around.in_flight.average(now)
-
-    def _after(self, seconds: float, then: Callable[[], None]) -> int:
-        def over() -> None:
-            then()
-            self._batch.flush()
-
-        return self._around.transport.after(seconds, over)
 
     # Commands -----------------------------------------------------------------------------------------------------------
 
@@ -156,7 +149,7 @@ class Crdts:
             entity = self._entities.get(EntityKey(change.persistence_id, change.entity_id))
             if entity is None:
                 one_read()
-            elif record is not None or change.deleted:
+            elif entity.keeper.replica.version >= 0 and (record is not None or change.deleted):
                 entity.keeper.hear(change.version, record)
                 one_read()
             else:

@@ -201,9 +201,8 @@ class Keeper:
     # News ---------------------------------------------------------------------------------------------------------------
 
     def hear(self, version: int, record: Record | None) -> None:
-        """Another replica has brought this into the journal."""
-        if self.replica.version >= 0:
-            self._learn(version, record)
+        """Another replica has brought this into the journal; only once the key has been read."""
+        self._learn(version, record)
 
     def hear_of(self, version: int, then: Callable[[], None], tries: int = 3) -> None:
         """The journal has this version, or a later one; `then` is called when it is here too, or cannot be had."""

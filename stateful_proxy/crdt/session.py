@@ -114,7 +114,7 @@ class Session:
             return
         cancelled = entity_pb2.StreamCancelled(entity_id=self._keeper.key.entity_id, id=command.number)
         self._send(crdt_pb2.CrdtStreamIn(stream_cancelled=cancelled))
-        timer = self._around.transport.after(CANCEL_LIMIT, lambda: self._cancel_over(command.number))
+        timer = self._around.after(CANCEL_LIMIT, lambda: self._cancel_over(command.number))
         self._cancelling[command.number] = command, timer
 
     def _cancel_over(self, number: int) -> None:

@@ -24,7 +24,7 @@ class Storing:
     def __init__(self, around: Surroundings, keeper: Keeper, path: str, consistency: crdt_pb2.CrdtWriteConsistency, stored: Stored) -> None:
         self._around, self._keeper, self._path, self._consistency, self._stored = around, keeper, path, consistency, stored
         self._stop: Callable[[], None] | None = None
-        self._timer = around.transport.after(STORE_LIMIT, self._over)
+        self._timer = around.after(STORE_LIMIT, self._over)
 
     def keep(self, operation: Operation, then: Callable[[Operation], None]) -> None:
         """Bring it into the journal; `then`, when it is there or lost, after the caller has been answered."""

@@ -49,6 +49,17 @@ class Surroundings:
     """Milliseconds since 1970."""
     in_flight: InFlight
     dialect: Dialect
+    flush: Callable[[], None]
+    """Send what was asked of the journal."""
+
+    def after(self, seconds: float, then: Callable[[], None]) -> int:
+        """Call back later; what that asks of the journal goes out. The timer's id."""
+
+        def over() -> None:
+            then()
+            self.flush()
+
+        return self.transport.after(seconds, over)
 
 
 @dataclass(slots=True, eq=False)

@@ -82,7 +82,17 @@ class CrdtBench:
         self.dialect = dialect or Present()
         self.in_flight = InFlight(time.monotonic())
         around = Surroundings(
-            transport, 1, self.callers, follow_ups, self.replication, self.absence, self.reported.append, lambda: 1_000, self.in_flight, self.dialect
+            transport,
+            1,
+            self.callers,
+            follow_ups,
+            self.replication,
+            self.absence,
+            self.reported.append,
+            lambda: 1_000,
+            self.in_flight,
+            self.dialect,
+            self.batch.flush,
         )
         self.crdts = Crdts(around, self.batch, SHARDS, CrdtLimits(commands=commands))
         self.calls = 0

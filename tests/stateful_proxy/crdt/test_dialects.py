@@ -146,5 +146,3 @@ def test_garbage_does_not_parse() -> None:
 def test_empty_answers_stay_empty_and_answers_stay_answers() -> None:
     for out in (old.CrdtStreamOut(), old.CrdtStreamOut(reply=old.CrdtReply()), old.CrdtStreamOut(failure={"description": "d"})):
         assert Legacy().decode(out.SerializeToString()).WhichOneof("message") == out.WhichOneof("message")
-
-

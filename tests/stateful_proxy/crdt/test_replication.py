@@ -182,6 +182,24 @@ def test_news_of_keys_that_are_not_in_memory_and_old_ones_are_acknowledged_only(
     assert (bench.kinds(1), len(bench.journal.operations)) == (["init", "command"], reads)
 
 
+def test_news_that_overtake_the_first_reading_are_not_missed(pair: tuple[CrdtBench, CrdtBench]) -> None:
+    one, two = pair
+    updated(two, plus(1))
+    one.journal.holding = True
+    one.call()
+    one.journal.holding = False
+    elsewhere(one, two, plus(4))
+    two.fire_only(0.0)
+    one.crdts.received(900, two.transport.streams[two.requests()[-1]].sent[0])
+    assert 900 not in one.transport.answers
+    one.journal.release()
+    one.batch.flush()
+    assert one.transport.answers[900].status == 0
+    assert one.sent(1)[0].init.delta == plus(1)
+    one.reply(1, 1)
+    assert one.deltas(1) == [plus(4)]
+
+
 @pytest.mark.parametrize("data", [b"\xff", request_of(change_of(2, record=b"\xff"))])
 def test_what_cannot_be_read_is_refused_whole(bench: CrdtBench, data: bytes) -> None:
     bench.crdts.received(900, data)

@@ -186,7 +186,8 @@ class World(RuleBasedStateMachine):
         if node.inbox:
             number = which % len(node.inbox)
             version, record = node.inbox[number] if again else node.inbox.pop(number)
-            node.keeper.hear(version, wire.decoded(record) if record is not None else None)
+            if node.loaded_:
+                node.keeper.hear(version, wire.decoded(record) if record is not None else None)
 
     @rule(at=st.integers(0, 2))
     def message_is_lost(self, at: int) -> None:
