@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 
 from cloudstate_core.pb.cloudstate import crdt_pb2, entity_pb2
 from cloudstate_core.transport.api import Status
-from stateful_proxy.crdt import views
-from stateful_proxy.crdt.causality import Onlooker
+from stateful_proxy.crdt.cancellations import Cancellations
 from stateful_proxy.crdt.delivery import Delivery, Stored
+from stateful_proxy.crdt.function_copy import FunctionCopy
 from stateful_proxy.crdt.keeper import Keeper
 from stateful_proxy.crdt.kinds import Incompatible
 from stateful_proxy.crdt.replica import DELETED, Operation
@@ -28,12 +28,8 @@ from stateful_proxy.follow_ups import Origin
 log = logging.getLogger(__name__)
 
 HANDLE = "/cloudstate.crdt.Crdt/handle"
-CANCEL_LIMIT = 0.5
-"""Seconds that a cancellation may be unanswered before others' changes are told again. A later answer is taken all the same."""
 ANSWER_LIMIT = 60.0
 """Seconds that the function has to answer a command."""
-LATE_REMEMBERED = 1_000
-"""Cancelled calls whose answers may still come."""
 
 
 class Session:
@@ -42,13 +38,11 @@ class Session:
     def __init__(self, surroundings: Surroundings, keeper: Keeper, service: str, on_end: Callable[[int], None]) -> None:
         self._around, self._keeper, self._service, self._on_end = surroundings, keeper, service, on_end
         self._replica = keeper.replica
-        self._known: views.View | None = None
-        """What the function holds."""
+        self._copy = FunctionCopy(self._replica, surroundings.replication.living)
         self._next = 1
         self._unanswered: dict[int, Command] = {}
         self._streaming: dict[int, Command] = {}
-        self._cancelling: dict[int, tuple[Command, int]] = {}
-        self._late: dict[int, Command] = {}
+        self._cancelling = Cancellations(surroundings, self.turn)
         self._deleted = False
         self._broken = ""
         self.deleting = self.leaving = False
@@ -72,17 +66,9 @@ class Session:
 
     def _open(self) -> None:
         init = crdt_pb2.CrdtInit(service_name=self._service, entity_id=self._keeper.key.entity_id)
-        self._known = self._view()
-        if self._known is not None:
-            whole = views.whole_of(self._known)
-            assert not isinstance(whole, Incompatible)
+        if (whole := self._copy.whole()) is not None:
             init.delta.CopyFrom(whole)
-        self._replica.shown()
         self._send(crdt_pb2.CrdtStreamIn(init=init))
-
-    def _view(self) -> views.View | None:
-        replication, state = self._around.replication, self._replica.state
-        return state.view(Onlooker(self._replica.name, replication.living())) if state is not None else None
 
     def _send(self, message: crdt_pb2.CrdtStreamIn, first_value: bool = False) -> None:
         self._around.transport.send(self.stream, self._around.dialect.encode(message, first_value))
@@ -114,17 +100,7 @@ class Session:
             return
         cancelled = entity_pb2.StreamCancelled(entity_id=self._keeper.key.entity_id, id=command.number)
         self._send(crdt_pb2.CrdtStreamIn(stream_cancelled=cancelled))
-        timer = self._around.after(CANCEL_LIMIT, lambda: self._cancel_over(command.number))
-        self._cancelling[command.number] = command, timer
-
-    def _cancel_over(self, number: int) -> None:
-        """The function does not answer a cancellation, as it may."""
-        command, _ = self._cancelling.pop(number, (None, 0))
-        if command is not None:
-            self._late[number] = command
-            if len(self._late) > LATE_REMEMBERED:
-                del self._late[next(iter(self._late))]
-            self.turn()
+        self._cancelling.begin(command)
 
     # The function -------------------------------------------------------------------------------------------------------
 
@@ -162,7 +138,9 @@ class Session:
             self._streaming[reply.command_id] = command
         stored = self._change(command, reply.state_action)
         command.delivery.step(stored, reply.side_effects, reply.client_action, last=not reply.streamed)
-        if command.gone:
+        if self.leaving and reply.streamed:
+            command.delivery.end(Status.OK)
+        if self.leaving or command.gone:
             self._failed(command)
         self.turn()
 
@@ -186,11 +164,7 @@ class Session:
 
     def _answered_cancellation(self, response: crdt_pb2.CrdtStreamCancelledResponse) -> None:
         number = response.command_id
-        command, timer = self._cancelling.pop(number, (None, 0))
-        if command is not None:
-            self._around.transport.cancel(timer)
-        else:
-            command = self._late.pop(number, None)
+        command = self._cancelling.answered(number)
         if command is None:
             self.crash("Unexpected entity reply", f"an answer to the cancellation of command {number}, which was not cancelled")
             return
@@ -205,10 +179,9 @@ class Session:
         if command is not None:
             command.delivery.end(Status.UNKNOWN, failure.description)
             self.turn()
-        elif number in self._cancelling:
-            self._around.transport.cancel(self._cancelling.pop(number)[1])
+        elif self._cancelling.answered(number) is not None:
             self.turn()
-        elif number not in self._late:
+        else:
             self.crash("Unexpected entity failure", failure.description)
 
     # Changes ------------------------------------------------------------------------------------------------------------
@@ -227,15 +200,13 @@ class Session:
             self.deleting = True
             operation = self._replica.delete(now)
         else:
-            known = views.applied(self._known, action.update)
-            updated = known if isinstance(known, Incompatible) else self._replica.update(action.update, now)
-            if isinstance(updated, Incompatible) or isinstance(known, Incompatible):
-                reason = updated.reason if isinstance(updated, Incompatible) else ""
-                self._broken = f"{path}: the update cannot be applied: {reason}"
+            changed = self._copy.change(action.update, now)
+            if isinstance(changed, Incompatible):
+                self._broken = f"{path}: the update cannot be applied: {changed.reason}"
                 self._around.report_error(self._broken)
                 stored.settle((Status.UNKNOWN, self._broken))
                 return stored
-            operation, self._known = updated, known
+            operation = changed
         Storing(self._around, self._keeper, path, action.write_consistency, stored).keep(operation, self._settled)
         return stored
 
@@ -264,22 +235,14 @@ class Session:
                 self._close()
 
     def _synchronize(self, members_changed: bool) -> None:
-        """The difference between what the function holds and what is."""
-        replica, votes = self._replica, isinstance(self._known, views.Tally | views.Entries)
-        if not (replica.news or votes or members_changed):
-            return
-        view = self._view()
-        if view is None:
-            if self._known is not None:
-                self._tell_deleted()
-            return
-        delta = views.whole_of(view) if self._known is None else views.difference(self._known, view)
-        if isinstance(delta, Incompatible):
+        """Give the function what it does not know yet."""
+        first = self._copy.empty
+        delta = self._copy.news(members_changed)
+        if self._copy.gone:
+            self._tell_deleted()
+        elif isinstance(delta, Incompatible):
             self.crash("Entity terminated", delta.reason)
-            return
-        replica.shown()
-        first, self._known = self._known is None, view
-        if delta is not None:
+        elif delta is not None:
             self._send(crdt_pb2.CrdtStreamIn(delta=delta), first_value=first)
 
     # Ends ---------------------------------------------------------------------------------------------------------------
@@ -341,8 +304,6 @@ class Session:
         self._end()
 
     def _end(self) -> None:
-        for _, timer in self._cancelling.values():
-            self._around.transport.cancel(timer)
-        self._cancelling.clear()
+        self._cancelling.end()
         stream, self.stream = self.stream, 0
         self._on_end(stream)

@@ -13,7 +13,7 @@ from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
-from stateful_proxy.crdt.session import CANCEL_LIMIT
+from stateful_proxy.crdt.cancellations import CANCEL_LIMIT
 from stateful_proxy.crdt.surroundings import InFlight
 from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, plus, text, vote
 
@@ -425,6 +425,17 @@ def test_a_proxy_that_stops_ends_open_calls_normally_and_lets_the_function_answe
     assert bench.transport.streams[1].half_closed
     refused = bench.call()
     assert bench.transport.answers[refused].refused
+
+
+def test_a_call_whose_reply_comes_while_the_proxy_stops_is_ended_too(bench: CrdtBench) -> None:
+    left: list[bool] = []
+    call = bench.call("Watch")
+    bench.crdts.leave(lambda: left.append(True))
+    bench.reply(1, 1, body=b"first", streamed=True)
+    assert (bench.transport.messages[call], bench.told(call)) == ([b"first"], (0, ""))
+    assert bench.kinds(1)[-1] == "stream_cancelled"
+    bench.answer_cancellation(1, 1)
+    assert left == [True]
 
 
 # Client actions ---------------------------------------------------------------------------------------------------------
