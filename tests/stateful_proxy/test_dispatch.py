@@ -143,7 +143,7 @@ class Bench:
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
         commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
-        self.dispatch = Dispatch(around, around, callers, commands, around, around, self.health)
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health)
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool = True) -> int:
