@@ -162,6 +162,7 @@ class MemoryJournal:
             return refused or Unbound(0)
         entity.seq += 1
         entity.snapshot, entity.snapshot_seq = operation.value, entity.seq
+        entity.events.clear()
         return self._appended(entity, operation)
 
     def _guarded(self, operation: Append | Put) -> tuple[_Entity | None, Outcome | None]:
@@ -178,15 +179,16 @@ class MemoryJournal:
 
     def _swap(self, operation: Swap) -> Outcome:
         present = self._values.get(operation.entity, Stored(0, None))
-        if present.version != operation.expected_version:
-            return present
+        refused = rules.swap(self.shards.get(operation.shard), present, operation)
+        if refused is not None:
+            return refused
         self._values[operation.entity] = Stored(present.version + 1, operation.value)
         return Swapped(present.version + 1)
 
     def _read_log(self, operation: ReadLog) -> Outcome:
         log = self._logs.get((operation.shard, operation.persistence_id), deque[LogEntry]())
         first = max(0, operation.after + 1 - log[0].offset) if log else 0  # offsets have no gaps here
-        return LogPage(tuple(itertools.islice(log, first, first + operation.limit)))
+        return LogPage(tuple(itertools.islice(log, first, first + max(0, operation.limit))))
 
     def _commit(self, operation: Commit) -> Outcome:
         refused = rules.commit(self.shards.get(operation.shard), operation)

@@ -24,6 +24,8 @@ from cloudstate_core.journal.api import (
     Regressed,
     Seal,
     Stale,
+    Stored,
+    Swap,
     Token,
     Unbound,
     Uninitialised,
@@ -82,6 +84,13 @@ def check(row: ShardRow | None, operation: Check) -> Outcome:
 def commit(row: ShardRow | None, operation: Commit) -> Outcome | None:
     """None means: write the larger one of the cursor and the operation's offset."""
     return fence(row, operation.token)
+
+
+def swap(row: ShardRow | None, present: Stored, operation: Swap) -> Outcome | None:
+    """None means: version + 1 and the new value. There is no owner to fence, but a shard that was never made is not written to."""
+    if row is None:
+        return Uninitialised()
+    return None if present.version == operation.expected_version else present
 
 
 def activate(shard: ShardRow | None, entity: EntityRow | None, operation: Activate) -> Outcome | None:

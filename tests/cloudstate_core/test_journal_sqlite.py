@@ -125,7 +125,7 @@ class FailsToCommit:
 def test_a_mistake_in_the_store_costs_its_batch_not_the_writer(journal: SqliteJournal, monkeypatch: Any) -> None:
     token = bound(journal)
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "_append", lambda operation: 1 / 0)
+        patch.setattr(journal._rows, "_append", lambda operation: 1 / 0)
         (refused,) = run(journal, append(token, 0))
         assert isinstance(refused, Refused)
         assert "nothing was written: division by zero" in refused.reason
