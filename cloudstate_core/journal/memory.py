@@ -179,11 +179,10 @@ class MemoryJournal:
 
     def _swap(self, operation: Swap) -> Outcome:
         present = self._values.get(operation.entity, Stored(0, None))
-        refused = rules.swap(self.shards.get(operation.shard), present, operation)
-        if refused is not None:
-            return refused
-        self._values[operation.entity] = Stored(present.version + 1, operation.value)
-        return Swapped(present.version + 1)
+        outcome = rules.swap(self.shards.get(operation.shard), present, operation)
+        if isinstance(outcome, Swapped):
+            self._values[operation.entity] = Stored(outcome.version, operation.value)
+        return outcome
 
     def _read_log(self, operation: ReadLog) -> Outcome:
         log = self._logs.get((operation.shard, operation.persistence_id), deque[LogEntry]())
@@ -191,9 +190,8 @@ class MemoryJournal:
         return LogPage(tuple(itertools.islice(log, first, first + max(0, operation.limit))))
 
     def _commit(self, operation: Commit) -> Outcome:
-        refused = rules.commit(self.shards.get(operation.shard), operation)
-        if refused is not None:
-            return refused
         cursor = operation.shard, operation.consumer
-        self._cursors[cursor] = max(self._cursors.get(cursor, 0), operation.offset)
-        return At(self._cursors[cursor])
+        outcome = rules.commit(self.shards.get(operation.shard), self._cursors.get(cursor, 0), operation)
+        if isinstance(outcome, At):
+            self._cursors[cursor] = outcome.offset
+        return outcome

@@ -197,13 +197,11 @@ class Rows:
         return 0 if row is None else row[0]
 
     def _commit(self, operation: Commit) -> Outcome:
-        refused = rules.commit(self._shard(operation.shard), operation)
-        if refused is not None:
-            return refused
         present = self._cursor(operation.shard, operation.consumer)
-        if operation.offset > present:
-            self._db.execute(_SAVE_CURSOR, (self._keyspace, operation.shard, operation.consumer, operation.offset))
-        return At(max(present, operation.offset))
+        outcome = rules.commit(self._shard(operation.shard), present, operation)
+        if isinstance(outcome, At) and outcome.offset != present:
+            self._db.execute(_SAVE_CURSOR, (self._keyspace, operation.shard, operation.consumer, outcome.offset))
+        return outcome
 
     # Replicated values --------------------------------------------------------------------------------------------------
 
@@ -212,12 +210,10 @@ class Rows:
         return Stored(0, None) if row is None else Stored(row[0], _value(*row[1:]))
 
     def _swap(self, operation: Swap) -> Outcome:
-        refused = rules.swap(self._shard(operation.shard), self._record(operation.entity), operation)
-        if refused is not None:
-            return refused
-        version = operation.expected_version + 1
-        self._db.execute(_SAVE_RECORD, (*self._key(operation.entity), version, *_columns(operation.value)))
-        return Swapped(version)
+        outcome = rules.swap(self._shard(operation.shard), self._record(operation.entity), operation)
+        if isinstance(outcome, Swapped):
+            self._db.execute(_SAVE_RECORD, (*self._key(operation.entity), outcome.version, *_columns(operation.value)))
+        return outcome
 
 
 def _value(type_url: str | None, data: bytes | None) -> Value | None:
