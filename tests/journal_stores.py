@@ -43,13 +43,23 @@ def sqlite_without_log(folder: pathlib.Path) -> Iterator[Journal]:
 
 
 @contextlib.contextmanager
-def served(folder: pathlib.Path) -> Iterator[Journal]:
-    """An SQLite journal behind a real server, reached over a real transport."""
+def serving(folder: pathlib.Path) -> Iterator[int]:
+    """A real server of an SQLite journal; its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     server = JournalServer(lambda keyspace, shards: SqliteJournal(str(folder / "journal.db"), keyspace, shards))
-    port = asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop).result(PATIENCE)
+    try:
+        yield asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop).result(PATIENCE)
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+@contextlib.contextmanager
+def client(port: int) -> Iterator[Journal]:
+    """A served journal, reached over a real transport."""
     transport = create("grpcio")
     opened: Future[Journal | JournalError] = Future()
     handler: list[Callable[..., bool]] = []
@@ -61,16 +71,20 @@ def served(folder: pathlib.Path) -> Iterator[Journal]:
         handler.append(on_event)
 
     transport.post(begin)
-    remote = opened.result(PATIENCE)
-    assert not isinstance(remote, JournalError)
     try:
+        remote = opened.result(PATIENCE)
+        assert not isinstance(remote, JournalError)
         yield Posted(remote, transport.post)
     finally:
         transport.stop()
         transport.join()
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+
+
+@contextlib.contextmanager
+def served(folder: pathlib.Path) -> Iterator[Journal]:
+    """An SQLite journal behind a server."""
+    with serving(folder) as port, client(port) as journal:
+        yield journal
 
 
 def open_redis(url: str, keyspace: str, shards: int = SHARDS) -> Journal:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import pathlib
 
 from cloudstate_core.journal.api import (
     Activate,
@@ -27,8 +28,9 @@ from cloudstate_core.journal.api import (
     Uninitialised,
     Value,
 )  # fmt: skip
-from tests.journal_stores import SHARDS, Store
-from tests.journals import CART, PATIENCE, claim, run
+from tests.journal_sets import SET, add_at_once, check_set, join
+from tests.journal_stores import SHARDS, Store, client, serving
+from tests.journals import CART, claim, run
 
 OTHER = EntityKey("cart", "bob")
 
@@ -153,39 +155,21 @@ def test_ten_megabytes_come_back_as_they_were(journal: Journal) -> None:
 # Several at once, and restarts ------------------------------------------------------------------------------------------
 
 
-class Counter:
-    """A grow-only set of who added what, as every replica keeps it: reads, adds its own, swaps, again until it holds."""
-
-    def __init__(self, journal: Journal, name: str) -> None:
-        self.journal, self.name, self.conflicts = journal, name, 0
-
-    def work(self, additions: int) -> None:
-        version, members = 0, frozenset[bytes]()
-        for number in range(additions):
-            mine = f"{self.name}-{number}".encode()
-            while True:
-                (outcome,) = run(self.journal, Swap(1, CART, version, Value("set", b" ".join(sorted(members | {mine})))))
-                if isinstance(outcome, Swapped):
-                    version, members = outcome.version, members | {mine}
-                    break
-                assert isinstance(outcome, Stored)
-                self.conflicts += 1
-                version, members = outcome.version, frozenset(outcome.value.data.split()) if outcome.value else frozenset()
-
-
 def test_no_addition_is_lost_among_concurrent_swaps(journal: Journal) -> None:
-    counters = [Counter(journal, name) for name in "abcd"]
-    threads = [threading.Thread(target=counter.work, args=(50,)) for counter in counters]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    (stored,) = run(journal, Read(1, CART))
-    assert isinstance(stored, Stored)
-    assert stored.value is not None
+    adders, threads = add_at_once([journal] * 4, 50)
+    join(threads)
+    check_set(journal, adders, 50)
+    assert isinstance(stored := run(journal, Read(1, SET))[0], Stored)
     assert stored.version == 200
-    assert set(stored.value.data.split()) == {f"{name}-{n}".encode() for name in "abcd" for n in range(50)}
-    assert sum(counter.conflicts for counter in counters) > 0, "they never met, which proves nothing"
+
+
+def test_no_addition_is_lost_among_the_clients_of_a_server(tmp_path: pathlib.Path) -> None:
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serving(tmp_path))
+        clients = [stack.enter_context(client(port)) for _ in range(3)]
+        adders, threads = add_at_once(clients, 50)
+        join(threads)
+        check_set(clients[0], adders, 50)
 
 
 def test_values_and_records_survive_a_restart(store: Store) -> None:
