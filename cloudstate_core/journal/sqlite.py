@@ -71,7 +71,7 @@ class SqliteJournal:
         if (found.shard_count, found.hash) != (shard_count, HASH_NAME) or found.format not in (1, FORMAT):
             raise Incompatible(
                 f"journal {self._path}, keyspace {self._keyspace}: has {found.shard_count} shards, hash {found.hash}, format {found.format}; "
-                f"asked for {shard_count}, {HASH_NAME}, {FORMAT}: the layout of a keyspace never changes"
+                f"asked for {shard_count} shards, {HASH_NAME}, format {FORMAT}: the layout of a keyspace never changes"
             )
         return found
 
