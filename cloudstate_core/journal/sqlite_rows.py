@@ -58,6 +58,7 @@ class Rows:
 
     def __init__(self, db: sqlite3.Connection, keyspace: str) -> None:
         self._db, self._keyspace = db, keyspace
+        self._last: dict[tuple[int, str], int] = {}
 
     def perform(self, operation: Operation) -> Outcome:
         """One operation. An sqlite3.Error undoes it."""
@@ -181,11 +182,17 @@ class Rows:
     # Logs and their readers ---------------------------------------------------------------------------------------------
 
     def _log(self, operation: Append) -> None:
-        """Offsets of a log count from 1, without gaps."""
-        log = (self._keyspace, operation.shard, operation.entity.persistence_id)
-        (last,) = self._db.execute("SELECT max(at) FROM log WHERE ks=? AND shard=? AND pid=?", log).fetchone()
-        first, name, seq = (last or 0) + 1, operation.entity.entity_id, operation.expected_seq + 1
-        self._db.executemany("INSERT INTO log VALUES (?,?,?,?,?,?)", [(*log, first + n, name, seq + n) for n in range(len(operation.events))])
+        """Nobody else has the file, so the last offset of each log is known. What is undone later leaves a gap."""
+        log = (operation.shard, operation.entity.persistence_id)
+        last = self._last.get(log) or self._last_logged(*log)
+        name, seq = operation.entity.entity_id, operation.expected_seq
+        rows = [(self._keyspace, *log, last + n, name, seq + n) for n in range(1, len(operation.events) + 1)]
+        self._db.executemany("INSERT INTO log VALUES (?,?,?,?,?,?)", rows)
+        self._last[log] = last + len(rows)
+
+    def _last_logged(self, shard: int, persistence_id: str) -> int:
+        log = (self._keyspace, shard, persistence_id)
+        return self._db.execute("SELECT max(at) FROM log WHERE ks=? AND shard=? AND pid=?", log).fetchone()[0] or 0
 
     def _read_log(self, operation: ReadLog) -> Outcome:
         asked = (self._keyspace, operation.shard, operation.persistence_id, operation.after, max(0, operation.limit))

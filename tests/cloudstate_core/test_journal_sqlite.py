@@ -173,6 +173,19 @@ def test_a_flush_that_fails_is_not_told_as_definite(journal: SqliteJournal, monk
     assert run(journal, append(token, 0)) == [Appended(1)]
 
 
+def test_a_log_has_nothing_of_a_transaction_that_was_undone(journal: SqliteJournal, monkeypatch: Any) -> None:
+    token = bound(journal)
+    run(journal, append(token, 0, b"before"))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._file, "db", FailsToCommit(journal._db, "SQLITE_FULL"))
+        run(journal, append(token, 1, b"undone"))
+    run(journal, append(token, 1, b"after"))
+    (page,) = run(journal, ReadLog(0, "cart", 0, 10))
+    assert isinstance(page, LogPage)
+    assert [(entry.sequence, entry.payload.data) for entry in page.entries] == [(1, b"before"), (2, b"after")]
+    assert run(journal, ReadLog(0, "cart", page.entries[0].offset, 10)) == [LogPage(page.entries[1:])]
+
+
 def test_a_closed_journal_has_answered_everything_and_refuses_more(tmp_path: pathlib.Path) -> None:
     journal = SqliteJournal(str(tmp_path / "journal.db"), "ks", 4)
     token = bound(journal)
