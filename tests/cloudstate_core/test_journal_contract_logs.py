@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from cloudstate_core.journal.api import (
     Activate,
+    Active,
     Append,
     Appended,
     At,
@@ -207,3 +209,56 @@ def test_a_reader_beside_the_writer_misses_nothing(journal: Journal) -> None:
         writer.join(PATIENCE)
     assert sorted(told(seen)) == sorted((name.entity_id, n + 1, str(n)) for name in names for n in range(100))
     assert seen == entries(journal)
+
+
+class Pod:
+    """Takes the shard whenever it can; while it has it, appends and consumes what it and others have appended."""
+
+    def __init__(self, journal: Journal, name: str, handled: list[LogEntry]) -> None:
+        self.journal, self.name, self.handled = journal, name, handled
+        self.appended = self.fenced = 0
+
+    def work(self, appends: int, rival: Pod, waits: bool) -> None:
+        term = 0
+        while self.appended < appends:
+            term, seen = term + 1, rival.appended
+            while (waits or term > 1) and rival.appended < min(seen + 8, appends):  # let it have the shard for a while
+                time.sleep(0.0005)
+            nonce = f"{self.name}-{term}".encode()
+            token = claim(self.journal, nonce)
+            cursor, active = run(self.journal, Cursor(1, "c"), Activate(1, token, ANN, nonce))
+            if isinstance(active, Active) and isinstance(cursor, At):
+                self._own(token, nonce, active.seq, cursor.offset, appends)
+
+    def _own(self, token: Token, binding: bytes, seq: int, after: int, appends: int) -> None:
+        """Until fenced, or done."""
+        while self.appended < appends:
+            appended, page = run(self.journal, Append(1, token, ANN, binding, seq, (Value("t", b"e"),)), ReadLog(1, "cart", after, 5))
+            assert isinstance(page, LogPage)
+            if not isinstance(appended, Appended):
+                self.fenced += 1
+                return
+            self.appended, seq = self.appended + 1, appended.seq
+            self.handled += page.entries
+            after = page.entries[-1].offset if page.entries else after
+            if not isinstance(run(self.journal, Commit(1, token, "c", after))[0], At):
+                self.fenced += 1
+                return
+
+
+def test_pods_that_race_for_a_shard_consume_everything_at_least_once(store: Store) -> None:
+    with store() as journal:
+        handled: list[LogEntry] = []
+        pods = [Pod(journal, name, handled) for name in "ab"]
+        threads = [threading.Thread(target=pods[n].work, args=(80, pods[1 - n], n == 1)) for n in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        log = entries(journal)
+        (cursor,) = run(journal, Cursor(1, "c"))
+        assert isinstance(cursor, At)
+        assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
+        assert {entry.offset for entry in handled} >= {entry.offset for entry in log if entry.offset <= cursor.offset}
+        assert cursor.offset >= 80
+        assert sum(pod.fenced for pod in pods) > 5, "they hardly met, which proves little"
