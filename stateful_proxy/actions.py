@@ -77,20 +77,20 @@ class Actions:
         if method.client_streaming:
             self._transport.send(stream, command.SerializeToString())
             if not empty:
-                self.feed(call, invocation.payload)
+                self.feed(call, invocation.payload, invocation.type_url)
         else:
-            _fill(command, method, invocation.payload)
+            _fill(command, method, invocation.payload, invocation.type_url)
             self._transport.send(stream, command.SerializeToString())
         if not more:
             self._transport.half_close(stream)
 
-    def feed(self, call: int, payload: bytes) -> bool:
+    def feed(self, call: int, payload: bytes, type_url: str = "") -> bool:
         """One more request of a streamed call; False when it is none of these."""
         running = self._by_call.get(call)
         if running is None:
             return False
         command = action_pb2.ActionCommand()
-        _fill(command, running.origin.method, payload)
+        _fill(command, running.origin.method, payload, type_url)
         self._transport.send(running.stream, command.SerializeToString())
         return True
 
@@ -217,8 +217,8 @@ class Actions:
         return seconds / elapsed
 
 
-def _fill(command: action_pb2.ActionCommand, method: MethodInfo, payload: bytes) -> None:
-    command.payload.type_url, command.payload.value = f"type.googleapis.com/{method.input_type}", payload
+def _fill(command: action_pb2.ActionCommand, method: MethodInfo, payload: bytes, type_url: str) -> None:
+    command.payload.type_url, command.payload.value = type_url or f"type.googleapis.com/{method.input_type}", payload
 
 
 class _Relay:
