@@ -77,11 +77,11 @@ class Actions:
             self._transport.send(stream, command.SerializeToString())
             command = action_pb2.ActionCommand()
         if not empty:
-            self._request(running, command, invocation.payload)
+            self._request(running, command, invocation.payload, invocation.type_url)
         if not more:
             self._transport.half_close(stream)
 
-    def feed(self, call: int, payload: bytes) -> bool:
+    def feed(self, call: int, payload: bytes, type_url: str = "") -> bool:
         """One more request of a streamed call; False when it is none of these."""
         running = self._by_call.get(call)
         if running is None:
@@ -89,11 +89,11 @@ class Actions:
         command, method = action_pb2.ActionCommand(), running.origin.method
         if method.entity_type == STATELESS_FUNCTION:
             command.service_name, command.name = method.service, method.name
-        self._request(running, command, payload)
+        self._request(running, command, payload, type_url)
         return True
 
-    def _request(self, running: _Running, command: action_pb2.ActionCommand, payload: bytes) -> None:
-        command.payload.type_url, command.payload.value = f"type.googleapis.com/{running.origin.method.input_type}", payload
+    def _request(self, running: _Running, command: action_pb2.ActionCommand, payload: bytes, type_url: str) -> None:
+        command.payload.type_url, command.payload.value = type_url or f"type.googleapis.com/{running.origin.method.input_type}", payload
         self._transport.send(running.stream, command.SerializeToString())
 
     def end(self, call: int) -> bool:

@@ -21,6 +21,8 @@ class Invocation:
     """Under which an entity remembers that it was done; '' = it does not."""
     chain: tuple[str, ...] = ()
     """Methods that led here by forwards and side effects, the first one first."""
+    type_url: str = ""
+    """Of the payload, when it is not the method's input type: an event for a method that takes any."""
 
 
 Invoke = Callable[[int, Invocation], None]
