@@ -25,7 +25,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import Commands
 from stateful_proxy.coordinator import Coordinator
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
-from stateful_proxy.crdt.dialects import Legacy, Present
+from stateful_proxy.crdt.dialects import dialect_of
 from stateful_proxy.crdt.replication import Replication
 from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.discovery import Discovery
@@ -155,7 +155,7 @@ class Proxy:
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
         replication = Replication(transport, peers, self._member)
-        in_flight, dialect = InFlight(time.monotonic()), Present() if model.protocol == (0, 2) else Legacy()
+        in_flight, dialect = InFlight(time.monotonic()), dialect_of(model.protocol, model.library)
         around = Surroundings(
             transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect, batch.flush
         )

@@ -11,9 +11,15 @@ from typing import Protocol
 from cloudstate_core.pb.cloudstate import crdt_pb2 as now
 from cloudstate_core.pb.cloudstate_knative.v1 import crdt_0_1_pb2 as old
 
+FORGETFUL = frozenset({"cloudstate-java-support"})
+"""Libraries of 0.1 that throw a value away which comes on an open stream when they hold none."""
+
 
 class Dialect(Protocol):
     """How one stream is written and read."""
+
+    forgets_first_value: bool
+    """A function that holds no value can be given one in `init` only."""
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """A message for the function; `first_value`: it holds none yet."""
@@ -24,6 +30,8 @@ class Dialect(Protocol):
 
 class Present:
     """Protocol 0.2."""
+
+    forgets_first_value = False
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """See Dialect."""
@@ -36,6 +44,9 @@ class Present:
 
 class Legacy:
     """Protocol 0.1."""
+
+    def __init__(self, forgets_first_value: bool = False) -> None:
+        self.forgets_first_value = forgets_first_value
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """See Dialect."""
@@ -82,6 +93,11 @@ class Legacy:
             case "failure":
                 message.failure.CopyFrom(said.failure)
         return message
+
+
+def dialect_of(protocol: tuple[int, int], library: str) -> Dialect:
+    """For a function; `library`: its SDK's name and version."""
+    return Present() if protocol == (0, 2) else Legacy(library.split(" ")[0] in FORGETFUL)
 
 
 def _to_now_action(action: old.CrdtStateAction, target: now.CrdtStateAction) -> None:
