@@ -35,9 +35,11 @@ from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.health import Health
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.journal_probe import JournalProbe
+from stateful_proxy.kinds import kinds_of
+from stateful_proxy.libraries import quirks_of
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import Peers
-from stateful_proxy.service import STREAMS_OF, ServiceModel
+from stateful_proxy.service import ServiceModel
 from stateful_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -137,12 +139,12 @@ class Proxy:
         batch = self._batch = JournalBatch(self._transport, self._journal)
         member = self._member if settings.coordinator else ""
         ownership = self._ownership = Ownership(self._transport, batch, member, settings.shards, self._owned_changed)
-        streams = settings.function_streams or STREAMS_OF.get(model.library.split(" ")[0], 0)
-        limits = EntityLimits(idle=settings.passivation, streams=streams)
+        quirks = quirks_of(model.library)
+        limits = EntityLimits(idle=settings.passivation, streams=settings.function_streams or quirks.streams)
         report = self._discovery.report_error
         callers, transport = self._callers, self._transport
         follow_ups = FollowUps(transport, callers, model.methods, report)
-        entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report)
+        entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report, kinds_of(quirks))
         ownership.tenants = entities
         self._health = Health(transport, model.services, lambda: not self.problem())
         peers = Peers(transport, member) if member else None
@@ -155,7 +157,7 @@ class Proxy:
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
         replication = Replication(transport, peers, self._member)
-        in_flight, dialect = InFlight(time.monotonic()), dialect_of(model.protocol, model.library)
+        in_flight, dialect = InFlight(time.monotonic()), dialect_of(model.protocol, quirks)
         around = Surroundings(
             transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect, batch.flush
         )

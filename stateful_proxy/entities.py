@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +38,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field
 from stateful_proxy.follow_ups import FollowUps, Origin
 from stateful_proxy.journal_batch import JournalBatch
-from stateful_proxy.kinds import KINDS, Reply
+from stateful_proxy.kinds import KINDS, Kind, Reply
 from stateful_proxy.metadata import headers_of
 from stateful_proxy.service import MethodInfo
 from stateful_proxy.shard_load import ShardLoad
@@ -87,11 +87,12 @@ class Entities:
         callers: Callers,
         follow_ups: FollowUps,
         report_error: Callable[[str], None],
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
         self._transport, self._function, self._losses = transport, function, losses
         self._ask = batch.ask
         self._limits, self._report_error = limits, report_error
-        self._callers, self._follow_ups = callers, follow_ups
+        self._callers, self._follow_ups, self._kinds = callers, follow_ups, kinds
         self._entities: dict[EntityKey, Entity] = {}
         self._by_stream: dict[int, Entity] = {}
         self._by_call: dict[int, Entity] = {}
@@ -154,7 +155,7 @@ class Entities:
             self._make_room()
 
     def _create(self, key: EntityKey, method: MethodInfo, shard: int, token: Token) -> Entity:
-        kind = KINDS[method.entity_type]
+        kind = self._kinds[method.entity_type]
         entity = Entity(key, shard, token, method.service, kind, id_field(key.entity_id), used=time.monotonic())
         entity.idle_limit = method.passivation or self._limits.idle
         self._entities[key] = entity

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from cloudstate_core.journal.api import Active, Append, Put, Value
 from cloudstate_core.pb.cloudstate import event_sourced_pb2, value_entity_pb2
 from stateful_proxy.entity import Command, Entity
+from stateful_proxy.libraries import Quirks
 from stateful_proxy.service import EVENT_SOURCED, VALUE_ENTITY
 
 Reply = event_sourced_pb2.EventSourcedReply | value_entity_pb2.ValueEntityReply
@@ -48,6 +49,10 @@ class EventSourced:
     handle, noun, command_tag = "/cloudstate.eventsourced.EventSourced/handle", "entity", b"\x1a"
     parse = staticmethod(event_sourced_pb2.EventSourcedStreamOut.FromString)
 
+    def __init__(self, snapshots: bool = True) -> None:
+        """`snapshots`: keep those that the function gives."""
+        self._snapshots = snapshots
+
     def opening(self, entity: Entity, active: Active) -> list[bytes]:
         """Init, with the snapshot if there is one, and every event after it."""
         init = event_sourced_pb2.EventSourcedInit(service_name=entity.service, entity_id=entity.key.entity_id)
@@ -72,7 +77,8 @@ class EventSourced:
 
     def change(self, entity: Entity, command: Command, reply: event_sourced_pb2.EventSourcedReply, outcome: bytes) -> Append:
         """Append its events, with the snapshot of the state after them."""
-        snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if reply.HasField("snapshot") else None
+        given = self._snapshots and reply.HasField("snapshot")
+        snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if given else None
         events = tuple([Value(event.type_url, event.value) for event in reply.events])
         fence = (entity.shard, entity.token, entity.key, entity.binding, entity.seq)
         return Append(*fence, events, snapshot, command.command_id, outcome)
@@ -109,6 +115,11 @@ class ValueEntity:
 
 
 KINDS: Mapping[str, Kind] = {EVENT_SOURCED: EventSourced(), VALUE_ENTITY: ValueEntity()}
+
+
+def kinds_of(quirks: Quirks) -> Mapping[str, Kind]:
+    """The kinds for a function on a library that has these."""
+    return {**KINDS, EVENT_SOURCED: EventSourced(quirks.reads_snapshots)}
 
 
 def _fill(target: Any, value: Value) -> None:

@@ -37,10 +37,6 @@ PROTOCOLS: Sequence[Version] = ((0, 1), (0, 2))
 """Versions of the protocol that this proxy speaks, the oldest first."""
 
 
-STREAMS_OF: Mapping[str, int] = {"cloudstate-python-support": 8}
-"""Entity streams that a library serves at once: each holds one of its ten threads, and two are left for everything else."""
-
-
 class InvalidSpec(Exception):
     """The function's discovery answer cannot be served: says what, where and which rule. It is reported to the function."""
 

@@ -10,16 +10,14 @@ from typing import Protocol
 
 from cloudstate_core.pb.cloudstate import crdt_pb2 as now
 from cloudstate_core.pb.cloudstate_knative.v1 import crdt_0_1_pb2 as old
-
-FORGETFUL = frozenset({"cloudstate-java-support"})
-"""Libraries of 0.1 that throw a value away which comes on an open stream when they hold none."""
+from stateful_proxy.libraries import Quirks
 
 
 class Dialect(Protocol):
     """How one stream is written and read."""
 
-    forgets_first_value: bool
-    """A function that holds no value can be given one in `init` only."""
+    keeps_first_value: bool
+    """A function that holds no value can be given one on an open stream, not in `init` alone."""
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """A message for the function; `first_value`: it holds none yet."""
@@ -31,7 +29,7 @@ class Dialect(Protocol):
 class Present:
     """Protocol 0.2."""
 
-    forgets_first_value = False
+    keeps_first_value = True
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """See Dialect."""
@@ -45,8 +43,8 @@ class Present:
 class Legacy:
     """Protocol 0.1."""
 
-    def __init__(self, forgets_first_value: bool = False) -> None:
-        self.forgets_first_value = forgets_first_value
+    def __init__(self, keeps_first_value: bool = True) -> None:
+        self.keeps_first_value = keeps_first_value
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """See Dialect."""
@@ -95,9 +93,9 @@ class Legacy:
         return message
 
 
-def dialect_of(protocol: tuple[int, int], library: str) -> Dialect:
-    """For a function; `library`: its SDK's name and version."""
-    return Present() if protocol == (0, 2) else Legacy(library.split(" ")[0] in FORGETFUL)
+def dialect_of(protocol: tuple[int, int], quirks: Quirks) -> Dialect:
+    """For a function of this protocol version."""
+    return Present() if protocol == (0, 2) else Legacy(quirks.keeps_first_value)
 
 
 def _to_now_action(action: old.CrdtStateAction, target: now.CrdtStateAction) -> None:

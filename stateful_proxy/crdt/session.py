@@ -242,7 +242,7 @@ class Session:
             self._tell_deleted()
         elif isinstance(delta, Incompatible):
             self.crash("Entity terminated", delta.reason)
-        elif delta is not None and first and self._around.dialect.forgets_first_value:
+        elif delta is not None and first and not self._around.dialect.keeps_first_value:
             self._begin_anew()
         elif delta is not None:
             self._send(crdt_pb2.CrdtStreamIn(delta=delta), first_value=first)

@@ -17,8 +17,7 @@ from tests.sdks.conftest import Start, wanted
 from tests.sdks.functions import FunctionProcess, message
 from tests.stateful_proxy.processes import BACKENDS, ProxyProcess, until
 
-SNAPSHOT_EVERY, SNAPSHOTS = 3, ("node", "java")
-"""How often carts give a snapshot, and on which SDKs: the Python one cannot read them back."""
+SNAPSHOT_EVERY = 3
 pytestmark = pytest.mark.timeout(900)
 """The first test on an SDK installs it."""
 
@@ -130,7 +129,9 @@ async def test_an_entity_comes_back_from_its_snapshot_and_events(shop: Shop, sdk
     await shop.close()
     sequence, snapshot = shop.stored("ann")
     assert sequence == 10
-    if sdk in SNAPSHOTS:
+    if sdk == "python":  # it cannot read the snapshots that it gives, so none is kept
+        assert snapshot == 0
+    else:
         assert SNAPSHOT_EVERY <= snapshot <= sequence
     assert await (await shop.open()).contents("ann") == expected
 

@@ -12,8 +12,17 @@ def empty(owner: str) -> Contents:
     return Contents()
 
 
-# No snapshots: this SDK writes them, and then fails to read them.
-entity = EventSourcedEntity(cart_pb2.DESCRIPTOR.services_by_name["Cart"], [cart_pb2.DESCRIPTOR], empty, "cart")
+entity = EventSourcedEntity(cart_pb2.DESCRIPTOR.services_by_name["Cart"], [cart_pb2.DESCRIPTOR], empty, "cart", 3)
+
+
+@entity.snapshot()
+def snapshot(cart: Contents):
+    return cart
+
+
+@entity.snapshot_handler()
+def restored(cart: Contents):
+    return cart
 
 
 @entity.event_handler(Added)

@@ -16,6 +16,7 @@ from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt import dialects, views
 from stateful_proxy.crdt.dialects import Legacy, Present
 from stateful_proxy.crdt.kinds import Incompatible
+from stateful_proxy.libraries import quirks_of
 from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, text, vote
 from tests.stateful_proxy.crdt.strategies import any_deltas
 
@@ -67,7 +68,7 @@ def test_news_are_a_state_first_and_deltas_then() -> None:
 
 
 def test_a_library_that_would_forget_a_first_value_gets_it_with_a_new_stream() -> None:
-    bench = CrdtBench(others=["other"], dialect=Legacy(forgets_first_value=True))
+    bench = CrdtBench(others=["other"], dialect=Legacy(keeps_first_value=False))
     other = CrdtBench(others=["me"], journal=bench.journal)
     other.replication.member = "other"
     watching = bench.call("Watch")
@@ -83,17 +84,17 @@ def test_a_library_that_would_forget_a_first_value_gets_it_with_a_new_stream() -
 
 
 @pytest.mark.parametrize(
-    ("protocol", "library", "dialect", "forgets"),
+    ("protocol", "library", "dialect", "keeps"),
     [
-        ((0, 2), "cloudstate-java-support 0.6.0", Present, False),
-        ((0, 1), "cloudstate-java-support 0.5.2", Legacy, True),
-        ((0, 1), "cloudstate 0.0.3", Legacy, False),
-        ((0, 1), "", Legacy, False),
+        ((0, 2), "cloudstate-java-support 0.6.0", Present, True),
+        ((0, 1), "cloudstate-java-support 0.5.2", Legacy, False),
+        ((0, 1), "cloudstate 0.0.3", Legacy, True),
+        ((0, 1), "", Legacy, True),
     ],
 )
-def test_the_dialect_of_a_function(protocol: tuple[int, int], library: str, dialect: type[Any], forgets: bool) -> None:
-    found = dialects.dialect_of(protocol, library)
-    assert (type(found), found.forgets_first_value) == (dialect, forgets)
+def test_the_dialect_of_a_function(protocol: tuple[int, int], library: str, dialect: type[Any], keeps: bool) -> None:
+    found = dialects.dialect_of(protocol, quirks_of(library))
+    assert (type(found), found.keeps_first_value) == (dialect, keeps)
 
 
 def test_new_keys_of_maps_are_whole_values_both_ways(bench: CrdtBench) -> None:
