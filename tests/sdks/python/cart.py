@@ -1,11 +1,12 @@
 """The cart on PyPI `cloudstate` 0.1.1, as its users write it."""
 
 from cloudstate.cloudstate import CloudState
+from cloudstate.entity_pb2 import Forward, SideEffect
 from cloudstate.event_sourced_context import EventSourcedCommandContext
 from cloudstate.event_sourced_entity import EventSourcedEntity
 from google.protobuf.empty_pb2 import Empty
 from shop import cart_pb2
-from shop.cart_pb2 import Add, Added, Contents, Get, Remove, Removed
+from shop.cart_pb2 import Add, Added, Contents, Get, Gift, Peek, Remove, Removed
 
 
 def empty(owner: str) -> Contents:
@@ -59,6 +60,21 @@ def remove_item(cart: Contents, request: Remove, context: EventSourcedCommandCon
     else:
         context.emit(Removed(product=request.product))
     return Empty()
+
+
+@entity.command_handler("GiveItem")
+def give_item(request: Gift, context: EventSourcedCommandContext):
+    context.emit(Removed(product=request.product))
+    effect = SideEffect(service_name="shop.Cart", command_name="AddItem", synchronous=True)
+    effect.payload.Pack(Add(owner=request.to, product=request.product, quantity=1))
+    context.effects.append(effect)
+    return Empty()
+
+
+@entity.command_handler("PeekAt")
+def peek_at(request: Peek, context: EventSourcedCommandContext):
+    context.forward = Forward(service_name="shop.Cart", command_name="GetCart")
+    context.forward.payload.Pack(Get(owner=request.at))
 
 
 @entity.command_handler("GetCart")

@@ -55,6 +55,20 @@ public final class Cart {
   }
 
   @CommandHandler
+  public Empty giveItem(Gift request, CommandContext context) {
+    context.emit(Removed.newBuilder().setProduct(request.getProduct()).build());
+    Add add = Add.newBuilder().setOwner(request.getTo()).setProduct(request.getProduct()).setQuantity(1).build();
+    context.effect(context.serviceCallFactory().lookup("shop.Cart", "AddItem", Add.class).createCall(add), true);
+    return Empty.getDefaultInstance();
+  }
+
+  @CommandHandler
+  public void peekAt(Peek request, CommandContext context) {
+    Get get = Get.newBuilder().setOwner(request.getAt()).build();
+    context.forward(context.serviceCallFactory().lookup("shop.Cart", "GetCart", Get.class).createCall(get));
+  }
+
+  @CommandHandler
   public Contents getCart(Get request) {
     return snapshot();
   }
