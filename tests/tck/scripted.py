@@ -98,6 +98,12 @@ class Call:
             pass
         assert seen == _CANCELLED, f"{self.path}: expected was a cancellation, but there came:\n{seen}"
 
+    async def expect_over(self) -> None:
+        """The proxy has done with this call: it says that no more comes, or gives the call up."""
+        seen = await self._next("the end of the call")
+        assert seen in (_END, _CANCELLED), f"{self.path}: expected was the end of the call, but there came:\n{seen}"
+        await self.release()
+
     async def expect_closed(self) -> None:
         """The proxy ends the stream in good order, and so does the function; not by a reset."""
         await self.expect_end()
@@ -126,7 +132,7 @@ class Call:
 
     def unexpected(self) -> list[str]:
         """What came on this call and was not looked at."""
-        return [f"{self.path}: {self._seen.get_nowait()}" for _ in range(self._seen.qsize())]
+        return [] if self._released else [f"{self.path}: {self._seen.get_nowait()}" for _ in range(self._seen.qsize())]
 
     async def release(self) -> None:
         """No test looks at this call any more: an open action is answered, an entity's stream lives until the proxy ends it."""
