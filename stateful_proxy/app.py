@@ -18,11 +18,16 @@ from cloudstate_core.journal.opening import open_journal, shown
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, ListenOptions, Status
+from stateful_proxy.absence import Absence
+from stateful_proxy.actions import Actions
 from stateful_proxy.admin import Admin
+from stateful_proxy.callers import Callers
+from stateful_proxy.commands import Commands
 from stateful_proxy.coordinator import Coordinator
 from stateful_proxy.discovery import Discovery
-from stateful_proxy.dispatch import LISTEN, PEER_LISTEN, Dispatch
+from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.health import Health
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.journal_probe import JournalProbe
@@ -57,6 +62,10 @@ class Proxy:
         self._on_journal_event: api.EventHandler | None = None
         self._batch: JournalBatch | None = None
         self._entities: Entities | None = None
+        self._actions: Actions | None = None
+        self._commands: Commands | None = None
+        self._callers = Callers(self._transport)
+        self._absence = Absence(self._transport, self._callers)
         self._dispatch: Dispatch | None = None
         self._coordinator: Coordinator | None = None
         self._ownership: Ownership | None = None
@@ -94,9 +103,11 @@ class Proxy:
         self._drain(at_once=True)
 
     def _function_changed(self) -> None:
-        if self._entities is not None and self._health is not None:
+        if self._entities is not None and self._health is not None and self._batch is not None:
             self._entities.closed = self._discovery.problem
             self._health.changed()
+            self._absence.changed(self._discovery.problem)
+            self._batch.flush()
 
     def _tell_late(self) -> None:
         if problem := self.problem():
@@ -124,22 +135,27 @@ class Proxy:
         ownership = self._ownership = Ownership(self._transport, batch, member, settings.shards, self._owned_changed)
         limits = EntityLimits(idle=settings.passivation)
         report = self._discovery.report_error
-        entities = self._entities = Entities(self._transport, self._function, batch, ownership, limits, report)
+        callers, transport = self._callers, self._transport
+        follow_ups = FollowUps(transport, callers, model.methods, report)
+        entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report)
         ownership.tenants = entities
-        self._health = Health(self._transport, model.services, lambda: not self.problem())
-        peers = Peers(self._transport, member) if member else None
+        self._health = Health(transport, model.services, lambda: not self.problem())
+        peers = Peers(transport, member) if member else None
         try:
-            data = self._transport.listen(settings.host, settings.data_port, LISTEN)
-            peer = self._transport.listen(settings.host, settings.peer_port, PEER_LISTEN) if peers is not None else 0
+            data = transport.listen(settings.host, settings.data_port, listen_options(model))
+            peer = transport.listen(settings.host, settings.peer_port, listen_options(model, peer=True)) if peers is not None else 0
         except OSError as error:
             self._fail(str(error))
             return
-        self._dispatch = Dispatch(self._transport, model, ownership, entities, peers, self._health, batch.flush)
+        actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
+        commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
+        self._dispatch = Dispatch(transport, model, callers, commands, actions, ownership, self._health)
+        follow_ups.invoke = self._dispatch.invoke
         if peers is not None:
             ownership.announce = peers.announce
             probe = JournalProbe(batch, ownership)
             self._coordinator = Coordinator(
-                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, peers, probe, self._health.changed
+                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, actions, peers, probe, self._health.changed
             )
             self._coordinator.start()
         self._transport.after(TICK, self._tick)
@@ -212,7 +228,12 @@ class Proxy:
         if kind == api.HTTP and not event[3][2]:
             self._admin.on_event(event)
         elif kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
-            handlers = (self._on_journal_event, self._coordinator and self._coordinator.on_event, self._discovery.on_event)
+            if self._actions is not None and self._actions.on_event(event):
+                if kind == api.STREAM_CLOSED and (event[3][3] or event[3][0] == Status.UNAVAILABLE):
+                    self._discovery.again(lost=True)
+                return
+            rooms = (self._commands, self._coordinator, self._discovery)
+            handlers = (self._on_journal_event, *(room.on_event for room in rooms if room is not None))
             any(handler(event) for handler in handlers if handler)
         elif self._dispatch is not None:
             self._dispatch.on_event(event)
@@ -235,22 +256,24 @@ class Proxy:
 
     def metrics(self) -> dict[str, float]:
         """Figures for the metrics page."""
-        entities, ownership, dispatch = self._entities, self._ownership, self._dispatch
-        if entities is None or ownership is None or dispatch is None:
+        entities, ownership, commands, actions = self._entities, self._ownership, self._commands, self._actions
+        if entities is None or ownership is None or commands is None or actions is None:
             return {"cloudstate_ready": 0}
         return {
             "cloudstate_ready": float(not self.problem()),
             "cloudstate_entities_active": entities.active,
             "cloudstate_entities_passivated_total": entities.passivated,
             "cloudstate_commands_total": entities.commands,
+            "cloudstate_action_calls_total": actions.calls,
+            "cloudstate_commands_waiting": self._absence.waiting,
             "cloudstate_journal_fenced_total": entities.fenced,
             "cloudstate_journal_regressed_total": entities.regressed,
             "cloudstate_shards_owned": len(ownership.owned),
             "cloudstate_shard_claims_total": ownership.claims,
             "cloudstate_shard_handoffs_total": ownership.handoffs,
             "cloudstate_shard_losses_total": ownership.losses,
-            "cloudstate_calls_forwarded_total": dispatch.forwarded,
-            "cloudstate_calls_refused_total": dispatch.refused,
+            "cloudstate_calls_forwarded_total": commands.forwarded,
+            "cloudstate_calls_refused_total": commands.refused,
             "cloudstate_function_concurrency": entities.function_concurrency,
             "cloudstate_errors_total": self.errors,
         }
@@ -279,6 +302,7 @@ class Proxy:
         if self._draining:
             return
         self._draining = True
+        self._absence.changed(self._absence.problem, final=True)
         deadline = time.monotonic() + GRACE
         if self._health is not None:
             self._health.close()

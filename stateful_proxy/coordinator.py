@@ -15,6 +15,7 @@ from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.shard_map import Entry
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Transport
+from stateful_proxy.actions import Actions
 from stateful_proxy.entities import Entities
 from stateful_proxy.journal_probe import JournalProbe
 from stateful_proxy.ownership import Ownership
@@ -40,18 +41,20 @@ class Coordinator:
         hello: pb.Hello,
         ownership: Ownership,
         entities: Entities,
+        actions: Actions,
         peers: Peers,
         probe: JournalProbe,
         on_map: Callable[[], None],
     ) -> None:
         self._transport, self._hello, self._on_map = transport, hello, on_map
-        self._ownership, self._entities, self._peers, self._probe = ownership, entities, peers, probe
+        self._ownership, self._entities, self._actions, self._peers, self._probe = ownership, entities, actions, peers, probe
         self._target, self._upstream = target, transport.connect(target)
         self._stream = 0
         self._retry = RETRY_FIRST
         self._heard = 0.0
         self._beat_wanted = False
         self._load: dict[int, float] = {}
+        self._concurrency = 0.0
         self.joined = self.draining = False
         self.problem = f"leader at {target}: has not answered yet"
 
@@ -68,6 +71,7 @@ class Coordinator:
     def tick(self, now: float) -> None:
         """Look at load and journal, and beat; give a silent stream up."""
         self._load = self._entities.load(now)
+        self._concurrency = self._entities.function_concurrency + self._actions.concurrency(now)
         self._probe.ask(now)
         if self._stream and now - self._heard >= SILENCE_LIMIT:
             self._heard = now
@@ -92,7 +96,7 @@ class Coordinator:
         return pb.Heartbeat(
             sent_at=time.monotonic_ns(),
             owned=[pb.OwnedShard(shard=s, epoch=t.epoch, load=load.get(s, 0.0)) for s, t in self._ownership.owned.items()],
-            function_concurrency=self._entities.function_concurrency,
+            function_concurrency=self._concurrency,
             journal_ok=self._probe.ok,
             generation=self._ownership.generation,
             active_entities=self._entities.active,

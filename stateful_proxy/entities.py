@@ -1,13 +1,12 @@
-"""All entities in memory: mailboxes, streams to the user function, and the journal behind them.
+"""All owned entities in memory: mailboxes, streams to the user function, and the journal behind them.
 
-Guarantees: one command in flight per entity; an answer leaves only after its events are stored; after a refused or unknown append the
+Guarantees: one command in flight per entity; an answer leaves only after its change is stored; after a refused or unknown append the
 function's copy is thrown away and rebuilt, so memory never differs from the journal; every command ends with exactly one answer.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import time
 from collections import defaultdict
@@ -20,7 +19,6 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.journal.api import (
     Activate,
     Active,
-    Append,
     Appended,
     Duplicate,
     EntityKey,
@@ -32,22 +30,25 @@ from cloudstate_core.journal.api import (
     Token,
     Unbound,
     Unknown,
-    Value,
 )
-from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
+from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Status, Transport
-from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field, opening
+from stateful_proxy.callers import Callers
+from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field
+from stateful_proxy.follow_ups import FollowUps, Origin
 from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.kinds import KINDS, Reply
+from stateful_proxy.metadata import headers_of
 from stateful_proxy.service import MethodInfo
+from stateful_proxy.shard_load import ShardLoad
 
 log = logging.getLogger(__name__)
 
 IN_DOUBT = "the journal gave no definite answer, so the command may have been executed"
 _AT_JOURNAL = (State.APPENDING, State.LOOKING_UP)
-_HEADER_NAME = re.compile(r"[0-9a-z_.\-]+")
-_RESERVED = re.compile(r"grpc-|cloudstate-|(content-type|content-length|te|trailer|connection|transfer-encoding|upgrade|keep-alive|host)$")
-HANDLE = "/cloudstate.eventsourced.EventSourced/handle"
+FORWARDED = b"\xff"
+"""Begins the recorded outcome of a command that was forwarded; the Forward follows. No encoded message begins so."""
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
 
@@ -79,22 +80,21 @@ class Entities:
         batch: JournalBatch,
         losses: LossListener,
         limits: EntityLimits,
+        callers: Callers,
+        follow_ups: FollowUps,
         report_error: Callable[[str], None],
     ) -> None:
         self._transport, self._function, self._losses = transport, function, losses
         self._ask = batch.ask
         self._limits, self._report_error = limits, report_error
+        self._callers, self._follow_ups = callers, follow_ups
         self._entities: dict[EntityKey, Entity] = {}
         self._by_stream: dict[int, Entity] = {}
         self._by_call: dict[int, Entity] = {}
         self._by_shard: dict[int, set[EntityKey]] = defaultdict(set)
         self._drains: dict[int, Callable[[], None]] = {}
         self._encoder = CommandEncoder()
-        self._busy_seconds: dict[int, float] = defaultdict(float)
-        self._loads: dict[int, float] = {}
-        self._loads_at = time.monotonic()
-        self.function_concurrency = 0.0
-        """Commands at the user function, on average between the last two calls of `load`."""
+        self._load = ShardLoad()
         self.closed = ""
         """Why no entity may be brought to life just now: the function is away, or may be another one."""
         self.passivated = self.regressed = self.fenced = self.commands = 0
@@ -104,18 +104,32 @@ class Entities:
         """Entities in memory."""
         return len(self._entities)
 
+    @property
+    def function_concurrency(self) -> float:
+        """Commands at the user function, on average between the last two calls of `load`."""
+        return self._load.function_concurrency
+
     # Commands -----------------------------------------------------------------------------------------------------------
 
     def command(
-        self, call: int, method: MethodInfo, entity_id: str, shard: int, token: Token, payload: bytes, command_id: str, retry: bool = False
+        self,
+        call: int,
+        method: MethodInfo,
+        entity_id: str,
+        shard: int,
+        token: Token,
+        payload: bytes,
+        command_id: str,
+        retry: bool = False,
+        chain: tuple[str, ...] = (),
     ) -> None:
-        """Execute one call on an entity; it is answered through the transport."""
+        """Execute one call on an entity; it is answered through `Callers`."""
         self.commands += 1
         key = EntityKey(method.persistence_id, entity_id)
         entity = self._entities.get(key)
         if entity is None:
             if self.closed:
-                self._transport.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.closed}")
+                self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.closed}")
                 return
             entity = self._create(key, method, shard, token)
         elif entity.leaving:
@@ -123,10 +137,10 @@ class Entities:
             return
         elif len(entity.mailbox) >= self._limits.mailbox:
             text = f"{method.service}: {self._limits.mailbox} commands wait for this entity, no more are taken"
-            self._transport.finish(call, Status.RESOURCE_EXHAUSTED, text)
+            self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
         self._by_call[call] = entity
-        command = Command(call, method, payload, command_id, retry)
+        command = Command(call, method, payload, command_id, retry, chain=chain)
         if entity.state is State.IDLE and not entity.mailbox and not retry:
             self._execute(entity, command)
         else:
@@ -134,7 +148,8 @@ class Entities:
             self._next(entity)
 
     def _create(self, key: EntityKey, method: MethodInfo, shard: int, token: Token) -> Entity:
-        entity = Entity(key, shard, token, method.service, id_field(key.entity_id), used=time.monotonic())
+        kind = KINDS[method.entity_type]
+        entity = Entity(key, shard, token, method.service, kind, id_field(key.entity_id), used=time.monotonic())
         entity.idle_limit = method.passivation or self._limits.idle
         self._entities[key] = entity
         self._by_shard[shard].add(key)
@@ -174,9 +189,9 @@ class Entities:
         if self.closed:
             self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: {self.closed}")
             return
-        entity.stream = self._transport.open(self._function, HANDLE)
+        entity.stream = self._transport.open(self._function, entity.kind.handle)
         self._by_stream[entity.stream] = entity
-        for message in opening(entity, active):
+        for message in entity.kind.opening(entity, active):
             self._transport.send(entity.stream, message)
         self._next(entity)
 
@@ -186,7 +201,7 @@ class Entities:
         entity.current = entity.answer = None
         if command is None:
             return
-        if answer is not None and seq >= answer.expected_seq + answer.events:
+        if answer is not None and seq >= answer.expected_seq + answer.steps:
             self._deliver(command, answer)
         else:
             entity.mailbox.appendleft(command)
@@ -209,8 +224,7 @@ class Entities:
             elif outcome.outcome is None:
                 self._refuse(command.call, "lost")
             else:
-                answer.payload = outcome.outcome
-                self._deliver(command, answer)
+                self._repeat(command, outcome.outcome)
 
         self._ask(Lookup(entity.shard, entity.key, command.command_id), found)
 
@@ -240,8 +254,7 @@ class Entities:
         if not isinstance(outcome, Found):
             self._finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
         elif outcome.outcome is not None:
-            self._by_call.pop(command.call, None)
-            self._transport.reply(command.call, outcome.outcome)
+            self._repeat(command, outcome.outcome)
         else:
             entity.mailbox.appendleft(command)
         self._go_on(entity)
@@ -256,7 +269,8 @@ class Entities:
     def _execute(self, entity: Entity, command: Command) -> None:
         entity.state, entity.current = State.BUSY, command
         entity.started = entity.used = time.monotonic()
-        self._transport.send(entity.stream, self._encoder.encode(entity, entity.next_id, command.method, command.payload))
+        encoded = self._encoder.encode(entity.kind.command_tag, entity.id_field, entity.next_id, command.method, command.payload)
+        self._transport.send(entity.stream, encoded)
         entity.next_id += 1
 
     # The function's answers ---------------------------------------------------------------------------------------------
@@ -280,66 +294,55 @@ class Entities:
 
     def _answered(self, entity: Entity, data: bytes) -> None:
         try:
-            out = event_sourced_pb2.EventSourcedStreamOut.FromString(data)
+            out = entity.kind.parse(data)
         except DecodeError:
-            self._crash(entity, "Unexpected entity reply", "a message on the entity's stream does not parse")
+            self._crash(entity, "reply", "a message on the entity's stream does not parse")
             return
         if out.HasField("reply"):
             reply = out.reply
             if entity.state is not State.BUSY or reply.command_id != entity.next_id - 1:
-                self._crash(entity, "Unexpected entity reply", f"reply with command id {reply.command_id}, which is not in flight")
+                self._crash(entity, "reply", f"reply with command id {reply.command_id}, which is not in flight")
                 return
             entity.used = time.monotonic()
-            self._busy_seconds[entity.shard] += entity.used - entity.started
+            self._load.add(entity.shard, entity.used - entity.started)
             self._replied(entity, reply)
         elif out.HasField("failure"):
-            self._crash(entity, "Unexpected entity failure", out.failure.description)
+            self._crash(entity, "failure", out.failure.description)
         else:
-            self._crash(entity, "Unexpected entity reply", "an empty message on the entity's stream")
+            self._crash(entity, "reply", "an empty message on the entity's stream")
 
-    def _replied(self, entity: Entity, reply: event_sourced_pb2.EventSourcedReply) -> None:
+    def _replied(self, entity: Entity, reply: Reply) -> None:
         command = entity.current
         assert command is not None
-        action = reply.client_action
+        action, changes = reply.client_action, entity.kind.changes(reply)
         kind = action.WhichOneof("action")
         if kind == "failure":
             self._done(entity)
             self._finish(command, Status.UNKNOWN, action.failure.description)
-            self._after_failure(entity, reload=bool(reply.events) or action.failure.restart)
+            self._after_failure(entity, reload=changes or action.failure.restart)
             return
-        if kind == "forward" or reply.side_effects:
-            what = "a forward" if kind == "forward" else "side effects"
-            text = f"{command.method.path}: answered with {what}, which this proxy does not support yet; nothing was stored"
-            self._report_error(text)
-            self._done(entity)
-            self._finish(command, Status.UNIMPLEMENTED, text)
-            self._after_failure(entity, reload=True)
-            return
-        told, events = action.reply, reply.events
-        headers = _headers(told.metadata) if told.HasField("metadata") else []
-        answer = Answer(told.payload.value, headers, entity.seq, len(events), kind is None)
-        if not events:
+        answer = self._answer_of(entity, command, action, changes and entity.kind.steps(reply))
+        answer.effects = reply.side_effects
+        if not changes:
             self._done(entity)
             self._deliver(command, answer)
             self._next(entity)
             return
-        self._append(entity, command, answer, reply)
-
-    def _append(self, entity: Entity, command: Command, answer: Answer, reply: event_sourced_pb2.EventSourcedReply) -> None:
         entity.state, entity.answer = State.APPENDING, answer
-        snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if reply.HasField("snapshot") else None
-        operation = Append(
-            entity.shard,
-            entity.token,
-            entity.key,
-            entity.binding,
-            entity.seq,
-            tuple([Value(event.type_url, event.value) for event in reply.events]),
-            snapshot,
-            command.command_id,
-            answer.payload,
-        )
-        self._ask(operation, lambda outcome: self._appended(entity, outcome))
+        outcome = answer.payload if answer.forward is None else FORWARDED + answer.forward.SerializeToString()
+        self._ask(entity.kind.change(entity, command, reply, outcome), lambda outcome: self._appended(entity, outcome))
+
+    def _answer_of(self, entity: Entity, command: Command, action: entity_pb2.ClientAction, steps: int) -> Answer:
+        kind = action.WhichOneof("action")
+        if kind == "forward":
+            return Answer(b"", [], entity.seq, steps, forward=action.forward)
+        told = action.reply
+        url = told.payload.type_url
+        if kind and url != command.method.output_url:
+            where = f"{command.method.service}.{command.method.name}"
+            self._report_error(f"Warning: {where}: Expected reply type_url to be [{command.method.output_url}] but was [{url}].")
+        headers = headers_of(told.metadata) if told.HasField("metadata") else []
+        return Answer(told.payload.value, headers, entity.seq, steps, kind is None)
 
     def _appended(self, entity: Entity, outcome: Outcome) -> None:
         command, answer = entity.current, entity.answer
@@ -352,8 +355,7 @@ class Entities:
             self._go_on(entity)
         elif isinstance(outcome, Duplicate):
             self._done(entity)
-            self._by_call.pop(command.call, None)
-            self._transport.reply(command.call, outcome.outcome)
+            self._repeat(command, outcome.outcome)
             self._reload(entity)
         elif isinstance(outcome, Unknown):
             self._reload(entity)
@@ -392,19 +394,40 @@ class Entities:
 
     def _deliver(self, command: Command, answer: Answer) -> None:
         self._by_call.pop(command.call, None)
-        if answer.missing:
-            self._transport.finish(command.call, Status.UNKNOWN, f"{command.method.path}: the function gave no answer for the caller")
+        if answer.effects or answer.forward is not None:
+            origin = Origin(command.call, command.method, command.chain, command.command_id)
+            self._follow_ups.run(origin, answer.effects, lambda: self._conclude(origin, answer))
+        elif answer.missing:
+            self._callers.unanswered(command.call, command.method.path)
         else:
-            self._transport.reply(command.call, answer.payload, answer.headers)
+            self._callers.reply(command.call, answer.payload, answer.headers)
+
+    def _conclude(self, origin: Origin, answer: Answer) -> None:
+        """After the side effects."""
+        if answer.forward is not None:
+            self._follow_ups.forward(origin, answer.forward)
+        elif answer.missing:
+            self._callers.unanswered(origin.call, origin.method.path)
+        else:
+            self._callers.reply(origin.call, answer.payload, answer.headers)
+
+    def _repeat(self, command: Command, recorded: bytes) -> None:
+        """The command was executed before: its caller gets what was answered then."""
+        self._by_call.pop(command.call, None)
+        if recorded.startswith(FORWARDED):
+            origin = Origin(command.call, command.method, command.chain, command.command_id)
+            self._follow_ups.forward(origin, entity_pb2.Forward.FromString(recorded[1:]))
+        else:
+            self._callers.reply(command.call, recorded)
 
     def _finish(self, command: Command, status: Status, text: str) -> None:
         self._by_call.pop(command.call, None)
-        self._transport.finish(command.call, status, text)
+        self._callers.finish(command.call, status, text)
 
     def _refuse(self, call: int, why: str) -> None:
         """Not executed here: whoever routed the call may send it elsewhere."""
         self._by_call.pop(call, None)
-        self._transport.finish(call, Status.UNAVAILABLE, "not executed: the shard is moving", [(api.REFUSED_HEADER, why.encode())])
+        self._callers.finish(call, Status.UNAVAILABLE, "not executed: the shard is moving", [(api.REFUSED_HEADER, why.encode())])
 
     def _cancelled(self, call: int) -> bool:
         entity = self._by_call.pop(call, None)
@@ -426,9 +449,11 @@ class Entities:
         if refused or status == Status.UNAVAILABLE:
             self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: the user function cannot be reached: {text}")
         else:
-            self._crash(entity, "Unexpected entity termination", f"the function closed the stream with status {status}: {text}")
+            self._crash(entity, "termination", f"the function closed the stream with status {status}: {text}")
 
-    def _crash(self, entity: Entity, told: str, logged: str) -> None:
+    def _crash(self, entity: Entity, what: str, logged: str) -> None:
+        noun = entity.kind.noun
+        told = f"Unexpected {noun} {what}"
         log.warning("%s: %s: %s", entity.service, told, logged)
         if entity.state in _AT_JOURNAL:
             self._close_stream(entity, reset=True)
@@ -436,7 +461,7 @@ class Entities:
         if entity.current is not None:
             self._finish(entity.current, Status.UNKNOWN, told)
         self._done(entity)
-        self._fail_all(entity, Status.UNKNOWN, "Entity terminated")
+        self._fail_all(entity, Status.UNKNOWN, f"{noun[0].upper()}{noun[1:]} terminated")
 
     def _fail_all(self, entity: Entity, status: Status, text: str) -> None:
         """Everything that waits fails and the entity leaves memory; the next command activates it anew."""
@@ -549,34 +574,9 @@ class Entities:
         self._losses.lost(entity.shard, entity.token, epoch)
 
     def load(self, now: float) -> dict[int, float]:
-        """Handler seconds per second of each shard, smoothed over calls of this method, plus a little for each entity in memory."""
-        elapsed = max(1e-3, now - self._loads_at)
-        self._loads_at = now
-        for entity in set(self._by_call.values()):
-            if entity.state is State.BUSY:
-                self._busy_seconds[entity.shard] += now - entity.started
-                entity.started = now
-        fresh = {shard: seconds / elapsed for shard, seconds in self._busy_seconds.items()}
-        self.function_concurrency = sum(fresh.values())
-        self._busy_seconds.clear()
-        shards = fresh.keys() | self._loads.keys() | self._by_shard.keys()
-        smoothed = {s: 0.7 * self._loads.get(s, 0.0) + 0.3 * fresh.get(s, 0.0) for s in shards}
-        self._loads = {s: value for s, value in smoothed.items() if value > 1e-9}
-        return {s: self._loads.get(s, 0.0) + 1e-5 * len(self._by_shard.get(s, ())) for s in shards}
-
-
-def _headers(metadata: entity_pb2.Metadata) -> list[tuple[str, bytes]]:
-    """A reply's metadata as response headers; what no header can carry, or what belongs to the transport, is left out."""
-    headers = []
-    for entry in metadata.entries:
-        name, binary = entry.key.lower(), entry.WhichOneof("value") == "bytes_value"
-        if not _HEADER_NAME.fullmatch(name) or _RESERVED.match(name) or binary is not name.endswith("-bin"):
-            continue
-        if binary:
-            headers.append((name, entry.bytes_value))
-        elif entry.string_value.isascii() and entry.string_value.isprintable():
-            headers.append((name, entry.string_value.encode()))
-    return headers
+        """Load of each shard, see `ShardLoad.take`."""
+        busy = [entity for entity in set(self._by_call.values()) if entity.state is State.BUSY]
+        return self._load.take(now, busy, {shard: len(keys) for shard, keys in self._by_shard.items()})
 
 
 def _why(outcome: Outcome) -> str:

@@ -1,14 +1,20 @@
-"""One event sourced entity in memory, and the messages of its stream."""
+"""One owned entity in memory, and the encoding of its commands."""
 
 from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from cloudstate_core.journal.api import Active, EntityKey, Token, Value
-from cloudstate_core.pb.cloudstate import event_sourced_pb2
+from cloudstate_core.journal.api import EntityKey, Token
+from cloudstate_core.pb.cloudstate import entity_pb2
+from cloudstate_core.transport.api import Header
 from stateful_proxy.service import MethodInfo
+
+if TYPE_CHECKING:
+    from stateful_proxy.kinds import Kind
 
 
 class State(enum.IntEnum):
@@ -36,18 +42,24 @@ class Command:
     command_id: str
     retry: bool = False
     attempts: int = 0
+    chain: tuple[str, ...] = ()
+    """Methods that led here by forwards and side effects."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What the caller gets once the events are stored."""
+    """What the caller gets once the change is stored, and what is done besides."""
 
     payload: bytes
-    headers: list[tuple[str, bytes]]
+    headers: list[Header]
     expected_seq: int
-    events: int
+    steps: int
+    """By how much the sequence grows."""
     missing: bool = False
-    """The function gave no client action: the caller gets an error although the events are stored."""
+    """The function gave no client action: the caller gets an error although the change is stored."""
+    forward: entity_pb2.Forward | None = None
+    """Another method answers instead."""
+    effects: Sequence[entity_pb2.SideEffect] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +70,7 @@ class Entity:
     shard: int
     token: Token
     service: str
+    kind: Kind
     id_field: bytes
     state: State = State.ACTIVATING
     binding: bytes = b""
@@ -100,37 +113,18 @@ def id_field(entity_id: str) -> bytes:
 
 
 class CommandEncoder:
-    """Encodes `EventSourcedStreamIn{command}` from parts prepared once for each method: the innermost path sends one per call."""
+    """Encodes a stream message that carries a command, from parts prepared once for each method: the innermost path sends one per call."""
 
     def __init__(self) -> None:
         self._prepared: dict[str, tuple[bytes, bytes]] = {}
 
-    def encode(self, entity: Entity, command_id: int, method: MethodInfo, payload: bytes) -> bytes:
-        """The encoded message."""
+    def encode(self, tag: bytes, id_field: bytes, command_id: int, method: MethodInfo, payload: bytes) -> bytes:
+        """The encoded message; `tag` is that of its command field."""
         prepared = self._prepared.get(method.path)
         if prepared is None:
             name, url = method.name.encode(), f"type.googleapis.com/{method.input_type}".encode()
             prepared = (b"\x1a" + varint(len(name)) + name + b'"', b"\n" + varint(len(url)) + url + b"\x12")
             self._prepared[method.path] = prepared
         any_value = prepared[1] + varint(len(payload)) + payload
-        command = entity.id_field + b"\x10" + varint(command_id) + prepared[0] + varint(len(any_value)) + any_value
-        return b"\x1a" + varint(len(command)) + command
-
-
-def opening(entity: Entity, active: Active) -> list[bytes]:
-    """Init and replay: the first messages of an entity's stream."""
-    init = event_sourced_pb2.EventSourcedInit(service_name=entity.service, entity_id=entity.key.entity_id)
-    if active.snapshot is not None:
-        init.snapshot.snapshot_sequence = active.snapshot_seq
-        _fill(init.snapshot.snapshot, active.snapshot)
-    messages = [event_sourced_pb2.EventSourcedStreamIn(init=init).SerializeToString()]
-    for event in active.tail:
-        message = event_sourced_pb2.EventSourcedStreamIn()
-        message.event.sequence = event.sequence
-        _fill(message.event.payload, event.payload)
-        messages.append(message.SerializeToString())
-    return messages
-
-
-def _fill(target: object, value: Value) -> None:
-    target.type_url, target.value = value.type_url, value.data  # type: ignore[attr-defined]
+        command = id_field + b"\x10" + varint(command_id) + prepared[0] + varint(len(any_value)) + any_value
+        return tag + varint(len(command)) + command

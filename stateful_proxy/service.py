@@ -18,7 +18,18 @@ from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2
 
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
-SUPPORTED = (EVENT_SOURCED,)
+VALUE_ENTITY = "cloudstate.valueentity.ValueEntity"
+CRDT = "cloudstate.crdt.Crdt"
+ACTION = "cloudstate.action.ActionProtocol"
+STATELESS_FUNCTION = "cloudstate.function.StatelessFunction"
+"""What actions were called in protocol 0.1: taken, not advertised."""
+SUPPORTED = (ACTION, VALUE_ENTITY, EVENT_SOURCED, CRDT)
+"""What a function is told that this proxy supports."""
+OWNED = frozenset((EVENT_SOURCED, VALUE_ENTITY))
+"""Entities that live at one proxy at a time: the owner of their shard."""
+STATELESS = frozenset((ACTION, STATELESS_FUNCTION))
+TAKEN = (*SUPPORTED, STATELESS_FUNCTION)
+"""Entity types that this proxy accepts."""
 _KEY_OPTIONS = (1080, 50002)
 
 
@@ -41,6 +52,15 @@ class MethodInfo:
     key_names: str
     passivation: float | None
     """The component's own idle time in seconds, if it names one."""
+    client_streaming: bool = False
+    server_streaming: bool = False
+    owned: bool = True
+    """It works on an entity that lives at one proxy at a time."""
+
+    @property
+    def output_url(self) -> str:
+        """Type URL of the answers that callers expect."""
+        return f"type.googleapis.com/{self.output_type}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,7 @@ class ServiceModel:
             coordination_pb2.Method(
                 path=m.path,
                 persistence_id=m.persistence_id,
+                stateless=not m.owned,
                 key_fields=[coordination_pb2.KeyField(numbers=numbers, type=kind) for numbers, kind in m.key_fields],
             )
             for m in self.methods.values()
@@ -85,6 +106,8 @@ def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
     for entity in spec.entities:
         for method in _component(entity, pool):
             methods[method.path] = method
+        if entity.entity_type in STATELESS:
+            continue
         persistence_id = entity.persistence_id or entity.service_name
         if persistence_id in owners:
             raise InvalidSpec(
@@ -140,8 +163,8 @@ def _pool(files: Sequence[descriptor_pb2.FileDescriptorProto]) -> descriptor_poo
 
 
 def _component(entity: entity_pb2.Entity, pool: descriptor_pool.DescriptorPool) -> list[MethodInfo]:
-    if entity.entity_type not in SUPPORTED:
-        raise InvalidSpec(f"{entity.service_name}: entity type {entity.entity_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
+    if entity.entity_type not in TAKEN:
+        raise InvalidSpec(f"{entity.service_name}: entity type {entity.entity_type!r} is not supported; supported: {', '.join(TAKEN)}")
     try:
         service = pool.FindServiceByName(entity.service_name)
     except KeyError as error:
@@ -152,11 +175,12 @@ def _component(entity: entity_pb2.Entity, pool: descriptor_pool.DescriptorPool) 
 
 def _method(entity: entity_pb2.Entity, method: MethodDescriptor, passivation: float | None) -> MethodInfo:
     where = f"{entity.service_name}.{method.name}"
-    if method.client_streaming or method.server_streaming:
-        raise InvalidSpec(f"{where}: is a streaming method; an event sourced entity takes unary ones only")
-    keys = [field for field in method.input_type.fields if _is_key(field)]
-    if not keys:
-        raise InvalidSpec(f"{where}: {method.input_type.full_name} has no entity key; mark a field with (cloudstate.entity_key) = true")
+    keys: list[FieldDescriptor] = []
+    if entity.entity_type not in STATELESS:
+        _check_streams(where, entity.entity_type, method)
+        keys = [field for field in method.input_type.fields if _is_key(field)]
+        if not keys:
+            raise InvalidSpec(f"{where}: {method.input_type.full_name} has no entity key; mark a field with (cloudstate.entity_key) = true")
     return MethodInfo(
         path=f"/{entity.service_name}/{method.name}",
         service=entity.service_name,
@@ -168,7 +192,19 @@ def _method(entity: entity_pb2.Entity, method: MethodDescriptor, passivation: fl
         key_fields=tuple(((field.number,), field.type) for field in keys),
         key_names=_names(method.input_type, keys),
         passivation=passivation,
+        client_streaming=method.client_streaming,
+        server_streaming=method.server_streaming,
+        owned=entity.entity_type in OWNED,
     )
+
+
+def _check_streams(where: str, entity_type: str, method: MethodDescriptor) -> None:
+    """What methods of an entity may stream. InvalidSpec when this one streams more."""
+    if entity_type == CRDT and method.client_streaming:
+        raise InvalidSpec(f"{where}: streams its requests; a CRDT entity may stream its answers only")
+    if entity_type in OWNED and (method.client_streaming or method.server_streaming):
+        kind = "an event sourced entity" if entity_type == EVENT_SOURCED else "a value entity"
+        raise InvalidSpec(f"{where}: is a streaming method; {kind} takes unary ones only")
 
 
 def _names(message: Descriptor, keys: Sequence[FieldDescriptor]) -> str:

@@ -12,7 +12,10 @@ from cloudstate_core.journal.api import Append, Appended, Claim, Claimed, Done, 
 from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.pb.cloudstate import event_sourced_pb2
 from cloudstate_core.transport import api
+from stateful_proxy.callers import Callers
 from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.follow_ups import FollowUps
+from stateful_proxy.invocation import Invocation
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.service import EVENT_SOURCED, MethodInfo
 
@@ -59,6 +62,8 @@ class FakeTransport:
         self.gone: set[int] = set()
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.posted: list[Callable[[], None]] = []
+        self._numbered: dict[int, Any] = {}
+        self._timers = 0
 
     def open(self, upstream: int, path: str, headers: Sequence[api.Header] = (), timeout: float | None = None) -> int:
         stream = len(self.streams) + 1
@@ -87,8 +92,16 @@ class FakeTransport:
             self.answers[call] = answer
 
     def after(self, delay: float, callback: Callable[[], None]) -> int:
-        self.timers.append((delay, callback))
-        return len(self.timers)
+        self._timers += 1
+        timer = (delay, callback)
+        self.timers.append(timer)
+        self._numbered[self._timers] = timer
+        return self._timers
+
+    def cancel(self, number: int) -> None:
+        timer = self._numbered.pop(number, None)
+        if timer in self.timers:
+            self.timers.remove(timer)
 
     def post(self, callback: Callable[[], None]) -> None:
         self.posted.append(callback)
@@ -172,7 +185,13 @@ class Bench:
         self.reported: list[str] = []
         self.tokens = {shard: self.journal.claim(shard) for shard in range(SHARDS)}
         limits = EntityLimits(mailbox=mailbox, idle=30.0)
-        self.entities = Entities(self.transport, 1, self.batch, self, limits, self.reported.append)  # type: ignore[arg-type]
+        transport: Any = self.transport
+        self.callers = Callers(transport)
+        self.invoked: list[tuple[int, Invocation]] = []
+        self.methods: dict[str, MethodInfo] = {}
+        self.follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append)
+        self.follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
+        self.entities = Entities(transport, 1, self.batch, self, limits, self.callers, self.follow_ups, self.reported.append)
         self.method = MethodInfo(
             "/test.Counter/Add", "test.Counter", "Add", "counter", EVENT_SOURCED, "test.Amount", "test.Sum", (((1,), STRING),), "key", None
         )

@@ -67,7 +67,12 @@ def test_the_proxy_introduces_itself(talk: Talk) -> None:
     question = entity_pb2.ProxyInfo.FromString(stream.sent[0])
     assert (stream.path, stream.half_closed) == (DISCOVER, True)
     assert (question.protocol_major_version, question.protocol_minor_version, question.proxy_version) == (0, 2, "1.2")
-    assert list(question.supported_entity_types) == [EVENT_SOURCED]
+    assert sorted(question.supported_entity_types) == [
+        "cloudstate.action.ActionProtocol",
+        "cloudstate.crdt.Crdt",
+        "cloudstate.eventsourced.EventSourced",
+        "cloudstate.valueentity.ValueEntity",
+    ]
 
 
 def test_it_asks_again_first_soon_then_seldom(talk: Talk) -> None:

@@ -14,7 +14,10 @@ from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2, peer_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Outcome, Status
 from stateful_proxy import health
-from stateful_proxy.dispatch import LISTEN, MAX_PASSES, PEER_LISTEN, Dispatch
+from stateful_proxy.absence import Absence
+from stateful_proxy.callers import Callers
+from stateful_proxy.commands import MAX_PASSES, Commands
+from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.health import Health
 from stateful_proxy.ownership import Elsewhere, Unavailable, Unowned, Waiting
 from stateful_proxy.peers import SEALED, Peers
@@ -114,6 +117,16 @@ class Surroundings:
     def command(self, *arguments: Any) -> None:
         self.commands.append(arguments)
 
+    # Actions
+    def feed(self, call: int, payload: bytes) -> bool:
+        return False
+
+    def end(self, call: int) -> bool:
+        return False
+
+    def cancelled(self, call: int) -> bool:
+        return False
+
 
 class Bench:
     """A dispatch in its surroundings."""
@@ -126,7 +139,11 @@ class Bench:
         self.peers.update(members)
         self.serving = True
         self.health = Health(around, around.services, lambda: self.serving)
-        self.dispatch = Dispatch(around, around, around, around, None if alone else self.peers, self.health, lambda: None)
+        callers = Callers(around)
+        self.absence = Absence(around, callers)
+        peers = None if alone else self.peers
+        commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, self.health)
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool = True) -> int:
@@ -146,7 +163,7 @@ def bench() -> Bench:
 def test_an_owned_call_becomes_a_command(bench: Bench) -> None:
     call = bench.call(b"k", picked=(b"id-1", b"", b"1"))
     shard = shard_of("counter", "k", SHARDS)
-    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True)]
+    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True, ())]
 
 
 @pytest.mark.parametrize(
@@ -262,11 +279,13 @@ def test_upstreams_of_members_that_are_gone_are_forgotten(bench: Bench) -> None:
 def test_a_seal_notice_is_taken_on_the_peer_port_only(bench: Bench) -> None:
     notice = peer_pb2.SealedNotice(owner="b", shard=3, since=7, epoch=4).SerializeToString()
     assert bench.end(bench.call(notice, SEALED))[0] == Status.UNIMPLEMENTED
-    picked = (b"",) * len(PEER_LISTEN.pick)
+    model: Any = bench.around
+    data_port, peer_port = listen_options(model), listen_options(model, peer=True)
+    picked = (b"",) * len(peer_port.pick)
     assert bench.end(bench.call(notice, SEALED, picked))[0] == Status.OK
     assert bench.around.seals == [("b", 3, 7, 4)]
     assert bench.end(bench.call(b"\xff", SEALED, picked))[0] == Status.INVALID_ARGUMENT
-    assert len(PEER_LISTEN.pick) != len(LISTEN.pick)
+    assert len(peer_port.pick) != len(data_port.pick)
 
 
 def test_a_notice_is_sent_to_the_successor(bench: Bench) -> None:

@@ -194,18 +194,6 @@ def test_reply_without_client_action_is_an_error_for_the_caller(bench: Any, even
     assert bench.history() == list(events)
 
 
-def test_forward_is_reported_and_stores_nothing(bench: Any) -> None:
-    call = bench.call()
-    out = Out()
-    out.reply.command_id = 1
-    out.reply.client_action.forward.service_name = "other"
-    out.reply.events.add(value=b"never")
-    bench.say(1, out)
-    assert bench.transport.answers[call].status == Status.UNIMPLEMENTED
-    assert "/test.Counter/Add" in bench.reported[0]
-    assert bench.history() == []
-
-
 def test_a_full_mailbox_is_told_without_key_or_payload(make_bench: Any) -> None:
     bench = make_bench(mailbox=2)
     calls = [bench.call(b"secret-payload", entity="secret-key") for _ in range(4)]

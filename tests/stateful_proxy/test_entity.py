@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudstate_core.journal.api import EntityKey, Token
 from cloudstate_core.pb.cloudstate import event_sourced_pb2
-from stateful_proxy.entity import CommandEncoder, Entity, id_field, varint
+from stateful_proxy.entity import CommandEncoder, id_field, varint
+from stateful_proxy.kinds import KINDS
 from stateful_proxy.service import EVENT_SOURCED, MethodInfo
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=300)
@@ -18,10 +18,10 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=3
 @given(key=TEXT, number=st.integers(1, 2**63 - 1), name=TEXT, kind=TEXT, payload=st.binary(max_size=40_000))
 def test_commands_are_encoded_as_protobuf_does(key: str, number: int, name: str, kind: str, payload: bytes) -> None:
     method = MethodInfo("/s/" + name, "s", name, "p", EVENT_SOURCED, kind, kind, (((1,), 9),), "k", None)
-    entity = Entity(EntityKey("p", key), 0, Token(1, b"n"), "s", id_field(key))
-    encoder = CommandEncoder()
+    encoder, tag = CommandEncoder(), KINDS[EVENT_SOURCED].command_tag
     for command_id in (number, 1):
-        command: Any = event_sourced_pb2.EventSourcedStreamIn.FromString(encoder.encode(entity, command_id, method, payload)).command
+        encoded = encoder.encode(tag, id_field(key), command_id, method, payload)
+        command: Any = event_sourced_pb2.EventSourcedStreamIn.FromString(encoded).command
         assert (command.entity_id, command.id, command.name, command.streamed) == (key, command_id, name, False)
         assert (command.payload.type_url, command.payload.value) == ("type.googleapis.com/" + kind, payload)
 

@@ -19,9 +19,9 @@ from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
 from kn_cloudstate.ports import free_port
+from stateful_proxy.service import EVENT_SOURCED, TAKEN
 from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, SHARDS, ProxyProcess, until
 
-EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
 KEY_OPTION = b"\xc0\x43\x01"
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -217,7 +217,7 @@ async def test_a_function_that_never_answers_discovery(proxy_of: Make) -> None:
         (importing(), "EntitySpec.proto: has not all files: missing.proto (imported by t.proto)"),
         (spec(key=False), "t.S.Count: t.M has no entity key; mark a field with (cloudstate.entity_key) = true"),
         (spec(service="t.T"), "t.T: EntitySpec.proto does not define this service"),
-        (spec(entity_type="cloudstate.crdt.Crdt"), "t.S: entity type 'cloudstate.crdt.Crdt' is not supported; supported: " + EVENT_SOURCED),
+        (spec(entity_type="cloudstate.View"), "t.S: entity type 'cloudstate.View' is not supported; supported: " + ", ".join(TAKEN)),
     ],
     ids=["no entity", "no descriptors", "garbage", "missing import", "no key", "no such service", "unsupported type"],
 )
@@ -256,10 +256,12 @@ async def test_a_function_that_restarts_as_it_was_goes_on(proxy_of: Make, functi
     assert [await count(proxy), await count(proxy)] == [1, 2]
     await function.stop()
     await proxy.ready(503, f"user function at 127.0.0.1:{function.port}: discovery failed")
-    assert f"user function at 127.0.0.1:{function.port}: " in await refused(proxy)
+    waiting = asyncio.create_task(count(proxy))
+    await until(lambda: "cloudstate_commands_waiting 1" in proxy.page("/metrics")[1], "the command waits")
     await function.start()
+    assert await waiting == 3, "nothing acknowledged is lost, nothing done twice"
     await proxy.ready()
-    assert await count(proxy) == 3, "nothing acknowledged is lost, nothing done twice"
+    assert await count(proxy) == 4
 
 
 async def test_a_function_that_comes_back_as_another_ends_the_proxy(proxy_of: Make, function: Function) -> None:

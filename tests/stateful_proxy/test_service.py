@@ -146,7 +146,7 @@ CIRCLE = (file("a.proto", "a", imports=("b.proto",)), file("b.proto", "b", impor
         (spec(PLAIN, service="t.Other"), "t.Other: EntitySpec.proto does not define this service"),
         (spec(PLAIN, service=""), "does not define this service"),
         (spec(PLAIN, service="t.M"), "t.M: EntitySpec.proto does not define this service"),
-        (spec(PLAIN, entity_type="cloudstate.crdt.Crdt"), "'cloudstate.crdt.Crdt' is not supported; supported: cloudstate.eventsourced"),
+        (spec(PLAIN, entity_type="cloudstate.View"), "'cloudstate.View' is not supported; supported: cloudstate.action.ActionProtocol, "),
         (spec(file("t.proto", fields=(field("x", 1),), service="S")), "t.S.Do: t.M has no entity key"),
         (spec(file("t.proto", fields=(field("x", 1, options=b"\xc0\x43\x00"),), service="S")), "has no entity key"),
         (spec(file("t.proto", fields=(field("x", 1, options=OPTION_1080, repeated=True),), service="S")), "has no entity key"),

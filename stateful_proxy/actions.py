@@ -1,0 +1,239 @@
+"""Calls of actions: commands without an entity, in the four shapes that a gRPC method may have.
+
+Each call has a stream of its own to the function. Guarantees: responses are carried out one after another, each one's side effects before its
+answer; a failure ends the call and the caller's requests; whichever side ends first, the other hears of it; the function's own status reaches
+the caller of that one call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+
+from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Event, Header, Status, Transport
+from stateful_proxy.callers import Callers
+from stateful_proxy.follow_ups import FollowUps, Origin
+from stateful_proxy.invocation import Invocation
+from stateful_proxy.metadata import headers_of
+from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
+
+_SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}
+
+
+def path_of(method: MethodInfo) -> str:
+    """The function's method that serves this shape."""
+    shape = {(False, False): "handleUnary", (True, False): "handleStreamedIn", (False, True): "handleStreamedOut", (True, True): "handleStreamed"}
+    return _SERVICES[method.entity_type] + shape[method.client_streaming, method.server_streaming]
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """One call at the function."""
+
+    call: int
+    origin: Origin
+    stream: int
+    began: float
+    responses: deque[action_pb2.ActionResponse] = field(default_factory=deque)
+    busy: bool = False
+    """A response is being carried out."""
+    answered: bool = False
+    ended: tuple[int, str] | None = None
+    """Status and text with which the function ended the call."""
+
+
+class Actions:
+    """All action calls of one proxy. Everything runs on the transport's callback thread."""
+
+    def __init__(
+        self, transport: Transport, function: int, callers: Callers, follow_ups: FollowUps, report_error: Callable[[str], None]
+    ) -> None:
+        self._transport, self._function, self._callers = transport, function, callers
+        self._follow_ups, self._report_error = follow_ups, report_error
+        self._by_call: dict[int, _Running] = {}
+        self._by_stream: dict[int, _Running] = {}
+        self._seconds, self._since = 0.0, time.monotonic()
+        self.calls = 0
+
+    # Requests -----------------------------------------------------------------------------------------------------------
+
+    def begin(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
+        """Give a call to the function. `more`: further requests may follow by `feed`; `empty`: there is no first one."""
+        self.calls += 1
+        method = invocation.method
+        stream = self._transport.open(self._function, path_of(method))
+        origin = Origin(call, method, invocation.chain, invocation.command_id)
+        running = _Running(call, origin, stream, time.monotonic())
+        self._by_call[call] = self._by_stream[stream] = running
+        command = action_pb2.ActionCommand(service_name=method.service, name=method.name)
+        if invocation.metadata is not None and invocation.metadata.entries:
+            command.metadata.CopyFrom(invocation.metadata)
+        if method.client_streaming:
+            self._transport.send(stream, command.SerializeToString())
+            if not empty:
+                self.feed(call, invocation.payload)
+        else:
+            _fill(command, method, invocation.payload)
+            self._transport.send(stream, command.SerializeToString())
+        if not more:
+            self._transport.half_close(stream)
+
+    def feed(self, call: int, payload: bytes) -> bool:
+        """One more request of a streamed call; False when it is none of these."""
+        running = self._by_call.get(call)
+        if running is None:
+            return False
+        command = action_pb2.ActionCommand()
+        _fill(command, running.origin.method, payload)
+        self._transport.send(running.stream, command.SerializeToString())
+        return True
+
+    def end(self, call: int) -> bool:
+        """No more requests of a streamed call; False when it is none of these."""
+        running = self._by_call.get(call)
+        if running is not None:
+            self._transport.half_close(running.stream)
+        return running is not None
+
+    def cancelled(self, call: int) -> bool:
+        """The caller is gone; False when it waits for none of these."""
+        running = self._by_call.get(call)
+        if running is not None:
+            self._forget(running, reset=True)
+        return running is not None
+
+    # The function's answers ---------------------------------------------------------------------------------------------
+
+    def on_event(self, event: Event) -> bool:
+        """Handle an event of a call at the function; False when it belongs to another."""
+        kind, stream, data, detail = event
+        running = self._by_stream.get(stream)
+        if running is None:
+            return False
+        if kind == api.STREAM_MESSAGE:
+            try:
+                running.responses.append(action_pb2.ActionResponse.FromString(data))
+            except DecodeError:
+                self._fail(running, Status.UNKNOWN, f"{running.origin.method.path}: the function's answer does not parse")
+                return True
+        elif kind == api.STREAM_CLOSED:
+            status, text, _, refused = detail
+            del self._by_stream[stream]
+            running.stream = 0
+            running.ended = (Status.UNAVAILABLE, f"the user function cannot be reached: {text}") if refused else (status, text)
+        self._advance(running)
+        return True
+
+    def _advance(self, running: _Running) -> None:
+        """Carry out the next response, or the end, unless one is under way."""
+        while not running.busy and running.responses and self._by_call.get(running.call) is running:
+            response = running.responses.popleft()
+            running.busy = True
+            self._follow_ups.run(running.origin, response.side_effects, lambda response=response: self._conclude(running, response))  # type: ignore[misc]
+        if not running.busy and running.ended is not None and self._by_call.get(running.call) is running:
+            self._ended(running, *running.ended)
+
+    def _conclude(self, running: _Running, response: action_pb2.ActionResponse) -> None:
+        """After the side effects of a response: what the caller gets."""
+        if self._by_call.get(running.call) is not running:
+            return
+        kind, single = response.WhichOneof("response"), not running.origin.method.server_streaming
+        if kind == "failure":
+            self._fail(running, Status.UNKNOWN, response.failure.description)
+            return
+        if kind == "forward" and not single:
+            relay = _Relay(self, running)
+            self._follow_ups.forward(running.origin, response.forward, self._callers.attach(relay))
+            return
+        if kind == "forward":
+            self._forget(running)
+            self._follow_ups.forward(running.origin, response.forward)
+            return
+        if kind == "reply":
+            self._reply(running, response.reply, single)
+        elif single:
+            self._forget(running)
+            self._callers.unanswered(running.call, running.origin.method.path)
+        self.next(running)
+
+    def _reply(self, running: _Running, reply: entity_pb2.Reply, single: bool) -> None:
+        method, url = running.origin.method, reply.payload.type_url
+        if url != method.output_url:
+            where = f"{method.service}.{method.name}"
+            self._report_error(f"Warning: {where}: Expected reply type_url to be [{method.output_url}] but was [{url}].")
+        headers = headers_of(reply.metadata) if not running.answered else []
+        if single:
+            self._forget(running)
+            self._callers.reply(running.call, reply.payload.value, headers)
+        else:
+            self.message(running, reply.payload.value, headers)
+
+    def message(self, running: _Running, payload: bytes, headers: Sequence[Header]) -> None:
+        """One answer of a streamed call."""
+        self._callers.message(running.call, payload, () if running.answered else headers)
+        running.answered = True
+
+    def next(self, running: _Running) -> None:
+        """A response has been carried out."""
+        running.busy = False
+        self._advance(running)
+
+    def fail(self, running: _Running, status: int, text: str) -> None:
+        """A forward within a streamed call has failed."""
+        if self._by_call.get(running.call) is running:
+            self._fail(running, status, text)
+
+    def _ended(self, running: _Running, status: int, text: str) -> None:
+        self._forget(running)
+        if status == Status.OK and not running.origin.method.server_streaming:
+            self._callers.unanswered(running.call, running.origin.method.path)
+        else:
+            self._callers.finish(running.call, status, text)
+
+    def _fail(self, running: _Running, status: int, text: str) -> None:
+        self._forget(running, reset=True)
+        self._callers.finish(running.call, status, text)
+
+    def _forget(self, running: _Running, reset: bool = False) -> None:
+        self._by_call.pop(running.call, None)
+        self._seconds += time.monotonic() - max(running.began, self._since)
+        if running.stream:
+            self._by_stream.pop(running.stream, None)
+            if reset:
+                self._transport.reset(running.stream)
+            running.stream = 0
+
+    def concurrency(self, now: float) -> float:
+        """Calls at the function, on average since this was asked last."""
+        elapsed = max(1e-3, now - self._since)
+        seconds = self._seconds + sum(now - max(running.began, self._since) for running in self._by_call.values())
+        self._seconds, self._since = 0.0, now
+        return seconds / elapsed
+
+
+def _fill(command: action_pb2.ActionCommand, method: MethodInfo, payload: bytes) -> None:
+    command.payload.type_url, command.payload.value = f"type.googleapis.com/{method.input_type}", payload
+
+
+class _Relay:
+    """Passes the answers of a forward's target on, within a streamed call."""
+
+    def __init__(self, actions: Actions, running: _Running) -> None:
+        self._actions, self._running = actions, running
+
+    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
+        """One answer of the target."""
+        self._actions.message(self._running, payload, headers)
+
+    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
+        """The target is done; its failure is the call's."""
+        if status == Status.OK:
+            self._actions.next(self._running)
+        else:
+            self._actions.fail(self._running, status, text)

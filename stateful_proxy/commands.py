@@ -1,0 +1,195 @@
+"""Which proxy executes a command on an owned entity: this one, the owner of its shard, or later.
+
+The proxy computes the shard itself and never trusts a router's choice. A command goes from proxy to proxy at most once; a second proxy that
+does not own the shard either refuses it with `cloudstate-refused`, and whoever routed it may ask elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cloudstate_core.hashing import shard_of
+from cloudstate_core.journal.api import Token
+from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Event, Outcome, Status, Transport
+from stateful_proxy.absence import Absence
+from stateful_proxy.callers import Callers
+from stateful_proxy.entities import Entities
+from stateful_proxy.ownership import Elsewhere, Ownership, Unavailable, Waiting
+from stateful_proxy.peers import Peers
+from stateful_proxy.service import MethodInfo
+
+COMMAND_ID, HOP, RETRY, CHAIN = "cloudstate-command-id", "cloudstate-hop", "cloudstate-retry", "cloudstate-chain"
+PICKED = (COMMAND_ID, HOP, RETRY)
+"""Headers by which a command is routed, in the order in which they are handed on."""
+SHARDS_REMEMBERED = 50_000
+MAX_PASSES = 10
+"""Times that a call is passed on again after a refusal: the map change that explains the refusal is on its way here."""
+PASS_AGAIN = 0.02
+"""Seconds until the first of them; each later one waits that much longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A command, and how it came."""
+
+    method: MethodInfo
+    key: str
+    data: bytes
+    picked: tuple[bytes, ...]
+    chain: tuple[str, ...] = ()
+    raw: bool = True
+    """The transport has the whole request, as a caller sent it, and can pass it on as it is."""
+    passes: int = 0
+
+
+@dataclass(slots=True)
+class _Remote:
+    """A command that another proxy executes, on a stream of ours."""
+
+    call: int
+    command: Routed
+    reply: bytes | None = None
+
+
+class Commands:
+    """Routes commands. `peers` is None in a standalone proxy; `flush` sends what was asked of the journal."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        callers: Callers,
+        ownership: Ownership,
+        entities: Entities,
+        peers: Peers | None,
+        absence: Absence,
+        flush: Callable[[], None],
+    ) -> None:
+        self._transport, self._callers, self._ownership, self._entities = transport, callers, ownership, entities
+        self._peers, self._absence, self._flush = peers, absence, flush
+        self._shards: dict[tuple[str, str], int] = {}
+        self._passed: dict[int, Routed] = {}
+        self._again: dict[int, Routed] = {}
+        self._remote: dict[int, _Remote] = {}
+        self._shard_count = ownership.shard_count
+        self.forwarded = self.refused = 0
+
+    def shard(self, method: MethodInfo, key: str) -> int:
+        """Where an entity belongs."""
+        name = (method.persistence_id, key)
+        shard = self._shards.get(name)
+        if shard is None:
+            if len(self._shards) >= SHARDS_REMEMBERED:
+                self._shards.clear()
+            shard = self._shards[name] = shard_of(method.persistence_id, key, self._shard_count)
+        return shard
+
+    def route(self, call: int, command: Routed) -> None:
+        """Execute a command wherever it belongs; the call is answered through `Callers`."""
+        method, picked = command.method, command.picked
+        shard = self.shard(method, command.key)
+        admission = self._ownership.admit(shard)
+        if isinstance(admission, Token):
+            if self._absence.problem:
+                self._absence.hold(call, method.path, lambda: self.route(call, command))
+                return
+            command_id = picked[0].decode("latin-1") if picked[0] else ""
+            self._entities.command(call, method, command.key, shard, admission, command.data, command_id, bool(picked[2]), command.chain)
+        elif isinstance(admission, Elsewhere):
+            self._pass_on(call, command, admission.member)
+        elif isinstance(admission, Waiting):
+            if not self._ownership.when_ready(shard, call, lambda: self.route(call, command)):
+                text = "too many calls wait for shards to move here; no more are taken"
+                self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
+        elif isinstance(admission, Unavailable):
+            self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
+        else:
+            self._no_owner(call, command, f"no-owner;generation={self._ownership.generation}")
+
+    def cancelled(self, call: int) -> bool:
+        """A caller is gone; False when nothing here waits for it."""
+        return self._again.pop(call, None) is not None or self._ownership.withdraw(call) or self._absence.withdraw(call)
+
+    # To the owner -------------------------------------------------------------------------------------------------------
+
+    def _pass_on(self, call: int, command: Routed, member: str) -> None:
+        """To the owner, unless another proxy has passed it on already."""
+        upstream = self._peers.upstream_of(member) if self._peers is not None and command.picked[1] in (b"", b"0") else None
+        if upstream is None:
+            self._no_owner(call, command, f"not-owner;generation={self._ownership.generation};next={member}")
+            return
+        self.forwarded += 1
+        if command.raw:
+            self._passed[call] = command
+            self._transport.forward(call, upstream, [(HOP, b"1")])
+        else:
+            self._ask(call, command, upstream)
+
+    def _ask(self, call: int, command: Routed, upstream: int) -> None:
+        """Send a command of our own to its owner."""
+        headers = [(HOP, b"1"), (CHAIN, ",".join(command.chain).encode())]
+        headers += [(name, value) for name, value in ((COMMAND_ID, command.picked[0]), (RETRY, command.picked[2])) if value]
+        stream = self._transport.open(upstream, command.method.path, headers)
+        self._remote[stream] = _Remote(call, command)
+        self._transport.send(stream, command.data)
+        self._transport.half_close(stream)
+
+    def on_event(self, event: Event) -> bool:
+        """Handle an event of a stream to an owner; False when it belongs to another."""
+        kind, stream, data, detail = event
+        remote = self._remote.get(stream)
+        if remote is None:
+            return False
+        if kind == api.STREAM_MESSAGE:
+            remote.reply = data
+        elif kind == api.STREAM_CLOSED:
+            del self._remote[stream]
+            self._answered(remote, *detail)
+        return True
+
+    def _answered(self, remote: _Remote, status: int, text: str, trailers: list[api.Header], refused: bool) -> None:
+        if refused or any(name == api.REFUSED_HEADER for name, _ in trailers):
+            self._try_again(remote.call, remote.command, text)
+        elif status == Status.OK and remote.reply is not None:
+            self._callers.reply(remote.call, remote.reply)
+        else:
+            self._callers.finish(remote.call, status or Status.UNKNOWN, text)
+
+    def passed_on(self, call: int, outcome: int, text: str) -> None:
+        """The transport's passing on has ended. One that was refused has done nothing."""
+        command = self._passed.pop(call, None)
+        if outcome == Outcome.REFUSED and command is not None:
+            self._try_again(call, command, text)
+
+    def _try_again(self, call: int, command: Routed, text: str) -> None:
+        """Who owns the shard may be known better in a moment."""
+        if command.passes >= MAX_PASSES:
+            self._refuse(call, text)
+            return
+        self._again[call] = replace(command, passes=command.passes + 1)
+        self._transport.after(PASS_AGAIN * (command.passes + 1), lambda: self._pass_again(call))
+
+    def _pass_again(self, call: int) -> None:
+        command = self._again.pop(call, None)
+        if command is not None:
+            self.route(call, command)
+            self._flush()
+
+    def _no_owner(self, call: int, command: Routed, why: str) -> None:
+        """Nobody to execute it is known. A caller's router may ask elsewhere; a command of our own has none, and waits here."""
+        if command.raw or command.picked[1]:
+            self._refuse(call, why)
+        else:
+            self._try_again(call, command, why)
+
+    def _refuse(self, call: int, why: str) -> None:
+        """Not executed: whoever routed the call may ask elsewhere."""
+        self.refused += 1
+        value = why.encode("ascii", "replace").translate(_NO_CONTROLS)[:512]
+        self._callers.finish(call, Status.UNAVAILABLE, f"not executed: {why}", [(api.REFUSED_HEADER, value)])
+
+
+_NO_CONTROLS: Any = bytes(b if 0x20 <= b < 0x7F else 0x20 for b in range(256))
+"""`bytes.translate` table that leaves only what a header may carry."""

@@ -1,0 +1,27 @@
+"""One command on its way to a method, wherever it came from: a caller, a forward, a side effect, or an event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloudstate_core.pb.cloudstate import entity_pb2
+from stateful_proxy.service import MethodInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What is asked of whom."""
+
+    method: MethodInfo
+    payload: bytes
+    metadata: entity_pb2.Metadata | None = None
+    """For actions; entities get none."""
+    command_id: str = ""
+    """Under which an entity remembers that it was done; '' = it does not."""
+    chain: tuple[str, ...] = ()
+    """Methods that led here by forwards and side effects, the first one first."""
+
+
+Invoke = Callable[[int, Invocation], None]
+"""Execute an invocation for a call; the call is answered through `Callers`, exactly once."""
