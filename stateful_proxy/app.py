@@ -33,7 +33,7 @@ from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.journal_probe import JournalProbe
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import Peers
-from stateful_proxy.service import ServiceModel
+from stateful_proxy.service import STREAMS_OF, ServiceModel
 from stateful_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,8 @@ class Proxy:
         batch = self._batch = JournalBatch(self._transport, self._journal)
         member = self._member if settings.coordinator else ""
         ownership = self._ownership = Ownership(self._transport, batch, member, settings.shards, self._owned_changed)
-        limits = EntityLimits(idle=settings.passivation)
+        streams = settings.function_streams or STREAMS_OF.get(model.library.split(" ")[0], 0)
+        limits = EntityLimits(idle=settings.passivation, streams=streams)
         report = self._discovery.report_error
         callers, transport = self._callers, self._transport
         follow_ups = FollowUps(transport, callers, model.methods, report)

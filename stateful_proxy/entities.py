@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -68,6 +68,10 @@ class EntityLimits:
     """Commands that may wait for one entity."""
     idle: float = 30.0
     """Seconds without a command after which an entity leaves memory."""
+    streams: int = 0
+    """Entities that may be in memory at once, since the function serves no more streams; 0 = any number."""
+    answer: float = 60.0
+    """Seconds that the function has to answer a command."""
 
 
 class Entities:
@@ -93,6 +97,7 @@ class Entities:
         self._by_call: dict[int, Entity] = {}
         self._by_shard: dict[int, set[EntityKey]] = defaultdict(set)
         self._drains: dict[int, Callable[[], None]] = {}
+        self._queued: deque[Entity] = deque()
         self._encoder = CommandEncoder()
         self._load = ShardLoad()
         self.closed = ""
@@ -146,6 +151,7 @@ class Entities:
         else:
             entity.mailbox.append(command)
             self._next(entity)
+            self._make_room()
 
     def _create(self, key: EntityKey, method: MethodInfo, shard: int, token: Token) -> Entity:
         kind = KINDS[method.entity_type]
@@ -153,8 +159,28 @@ class Entities:
         entity.idle_limit = method.passivation or self._limits.idle
         self._entities[key] = entity
         self._by_shard[shard].add(key)
-        self._activate(entity)
+        if self._limits.streams and len(self._entities) - len(self._queued) > self._limits.streams:
+            entity.state = State.QUEUED
+            self._queued.append(entity)
+        else:
+            self._activate(entity)
         return entity
+
+    def _make_room(self) -> None:
+        """Let the entity that has been idle longest leave, if others wait for its place."""
+        if self._queued:
+            idle = [e for e in self._entities.values() if e.state is State.IDLE and not e.mailbox]
+            if idle:
+                self._leave(min(idle, key=lambda e: e.used))
+
+    def _next_queued(self) -> None:
+        """A place is free."""
+        while self._queued and len(self._entities) - len(self._queued) < self._limits.streams:
+            entity = self._queued.popleft()
+            if entity.mailbox:
+                self._activate(entity)
+            else:  # its callers have gone
+                self._forget(entity)
 
     def _activate(self, entity: Entity) -> None:
         """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
@@ -237,6 +263,7 @@ class Entities:
             self._leave(entity)
             return
         if not entity.mailbox:
+            self._make_room()
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id:
@@ -509,6 +536,8 @@ class Entities:
         if self._entities.get(entity.key) is not entity:
             return
         del self._entities[entity.key]
+        if entity.state is State.QUEUED and entity in self._queued:
+            self._queued.remove(entity)
         keys = self._by_shard.get(entity.shard)
         if keys is not None:
             keys.discard(entity.key)
@@ -516,6 +545,8 @@ class Entities:
                 del self._by_shard[entity.shard]
                 if (done := self._drains.pop(entity.shard, None)) is not None:
                     done()
+        if self._queued:
+            self._next_queued()
 
     def _leave(self, entity: Entity) -> None:
         """Out of memory, in good order."""
@@ -524,11 +555,23 @@ class Entities:
         self._forget(entity)
 
     def passivate(self, now: float) -> None:
-        """Let idle entities leave memory."""
+        """Let idle entities leave memory, and wait no longer for answers that are overdue."""
+        for entity in [e for e in self._entities.values() if e.state is State.BUSY and now - e.used >= self._limits.answer]:
+            self._overdue(entity)
         idle = [e for e in self._entities.values() if e.state is State.IDLE and now - e.used >= e.idle_limit]
         for entity in idle:
             if not entity.mailbox:
                 self._leave(entity)
+
+    def _overdue(self, entity: Entity) -> None:
+        """The function does not answer: that stream is given up."""
+        command = entity.current
+        assert command is not None
+        text = f"{command.method.path}: the function has not answered within {self._limits.answer:g} s"
+        log.warning("%s", text)
+        self._done(entity)
+        self._finish(command, Status.DEADLINE_EXCEEDED, text)
+        self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: the function does not answer")
 
     # Shards -------------------------------------------------------------------------------------------------------------
 
@@ -542,7 +585,7 @@ class Entities:
         for entity in [self._entities[key] for key in keys]:
             entity.leaving = True
             self._refuse_waiting(entity)
-            if entity.state is State.IDLE:
+            if entity.state in (State.IDLE, State.QUEUED):
                 self._leave(entity)
 
     def drop_shard(self, shard: int) -> None:

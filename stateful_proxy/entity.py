@@ -30,6 +30,8 @@ class State(enum.IntEnum):
     """For the journal to store the answer's events."""
     LOOKING_UP = 4
     """For the journal to say whether a command was executed before."""
+    QUEUED = 5
+    """For another entity's stream to end: the function takes no more of them."""
 
 
 @dataclass(slots=True, eq=False)

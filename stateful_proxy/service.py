@@ -33,6 +33,10 @@ TAKEN = (*SUPPORTED, STATELESS_FUNCTION)
 _KEY_OPTIONS = (1080, 50002)
 
 
+STREAMS_OF: Mapping[str, int] = {"cloudstate-python-support": 8}
+"""Entity streams that a library serves at once: each holds one of its ten threads, and two are left for everything else."""
+
+
 class InvalidSpec(Exception):
     """The function's discovery answer cannot be served: says what, where and which rule. It is reported to the function."""
 

@@ -39,6 +39,8 @@ class Settings:
     """Of the journal's server; it wins over one in the URL."""
     advertise_host: str = ""
     """Where others reach this proxy, when it is bound to every address; empty: found by the host's own name."""
+    function_streams: int = 0
+    """Entity streams that the function can serve at once; 0: as many as its library is known for."""
     advertise_port: int = 0
     """Port that calls are sent to, when something in front takes them (queue-proxy in a pod); 0: the data port."""
 
@@ -80,6 +82,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         passivation=_seconds(text("PASSIVATION_TIMEOUT", "30s")),
         transport=text("TRANSPORT", "auto"),
         advertise_host=text("ADVERTISE_HOST", ""),
+        function_streams=number("FUNCTION_STREAMS", 0, 0, 1_000_000),
         advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
 

@@ -178,13 +178,13 @@ class FaultyJournal:
 class Bench:
     """Entities with everything around them; a test plays the function and the callers."""
 
-    def __init__(self, mailbox: int = 1_000) -> None:
+    def __init__(self, mailbox: int = 1_000, streams: int = 0) -> None:
         self.transport, self.journal = FakeTransport(), FaultyJournal()
         self.batch = JournalBatch(self.transport, self.journal)  # type: ignore[arg-type]
         self.losses: list[tuple[int, int]] = []
         self.reported: list[str] = []
         self.tokens = {shard: self.journal.claim(shard) for shard in range(SHARDS)}
-        limits = EntityLimits(mailbox=mailbox, idle=30.0)
+        limits = EntityLimits(mailbox=mailbox, idle=30.0, streams=streams)
         transport: Any = self.transport
         self.callers = Callers(transport)
         self.invoked: list[tuple[int, Invocation]] = []

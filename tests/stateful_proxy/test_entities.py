@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_passivated_and_back_with_snapshot_and_the_events_after_it(bench: Any) -
     bench.reply(1, 2, events=[b"e2"], snapshot=b"state")
     bench.call()
     bench.reply(1, 3, events=[b"e3"])
-    bench.entities.passivate(float("inf"))
+    bench.entities.passivate(time.monotonic() + 45)
     assert bench.transport.streams[1].half_closed
     assert bench.entities.active == 0
     bench.call()
@@ -67,7 +68,7 @@ def test_passivated_and_back_with_snapshot_and_the_events_after_it(bench: Any) -
 
 def test_busy_entities_are_not_passivated(bench: Any) -> None:
     bench.call()
-    bench.entities.passivate(float("inf"))
+    bench.entities.passivate(time.monotonic() + 45)
     assert bench.entities.active == 1
 
 
@@ -500,3 +501,74 @@ def test_what_is_at_the_function_is_told_while_it_is_there_and_no_longer(bench: 
     bench.reply(1, 1)
     bench.reply(1, 2)
     assert seconds(1) == 0.0, "nothing is left over of what has been answered"
+
+
+# Functions that serve few streams ---------------------------------------------------------------------------------------
+
+
+def test_the_entity_idle_longest_makes_room(make_bench: Any) -> None:
+    bench = make_bench(streams=2)
+    for stream, name in enumerate("abc", 1):
+        call = bench.call(entity=name)
+        bench.reply(stream, 1)
+        assert bench.transport.answers[call].status == Status.OK
+    assert [bench.transport.streams[n].ended for n in (1, 2, 3)] == [True, False, False]
+    assert bench.entities.active == 2
+
+
+def test_commands_wait_for_a_stream_while_all_are_busy_and_go_on_in_order(make_bench: Any) -> None:
+    bench = make_bench(streams=1)
+    first, waiting, last = bench.call(entity="a"), bench.call(entity="b"), bench.call(entity="c")
+    assert list(bench.transport.streams) == [1]
+    bench.reply(1, 1)
+    assert bench.sent(2)[0].init.entity_id == "b"
+    bench.reply(2, 1)
+    bench.reply(3, 1)
+    assert [bench.transport.answers[call].status for call in (first, waiting, last)] == [Status.OK] * 3
+
+
+def test_a_place_that_a_crash_frees_is_taken(make_bench: Any) -> None:
+    bench = make_bench(streams=1)
+    bench.call(entity="a")
+    waiting = bench.call(entity="b")
+    bench.closed(1)
+    bench.reply(2, 1)
+    assert bench.transport.answers[waiting].status == Status.OK
+
+
+def test_one_whose_caller_left_takes_no_place(make_bench: Any) -> None:
+    bench = make_bench(streams=1)
+    bench.call(entity="a")
+    gone, waiting = bench.call(entity="b"), bench.call(entity="c")
+    bench.event(api.CALL_CANCELLED, gone, b"", "reset")
+    bench.reply(1, 1)
+    assert bench.sent(2)[0].init.entity_id == "c"
+    bench.reply(2, 1)
+    assert bench.transport.answers[waiting].status == Status.OK
+
+
+@pytest.mark.parametrize("how", ["drain_shard", "drop_shard"])
+def test_a_shard_that_leaves_takes_those_along_that_wait_for_a_stream(make_bench: Any, how: str) -> None:
+    bench = make_bench(streams=1)
+    bench.call(entity="a", shard=0)
+    waiting = bench.call(entity="b", shard=1)
+    drained: list[int] = []
+    if how == "drain_shard":
+        bench.entities.drain_shard(1, lambda: drained.append(1))
+        assert drained == [1]
+    else:
+        bench.entities.drop_shard(1)
+    assert bench.transport.answers[waiting].refused
+    bench.reply(1, 1)
+    assert list(bench.transport.streams) == [1]
+
+
+def test_a_function_that_does_not_answer_loses_that_stream(bench: Any) -> None:
+    call, waiting = bench.call(), bench.call()
+    bench.entities.passivate(time.monotonic() + 59)
+    assert not bench.transport.answers
+    bench.entities.passivate(time.monotonic() + 61)
+    assert bench.transport.answers[call].status == Status.DEADLINE_EXCEEDED
+    assert "has not answered within 60 s" in bench.transport.answers[call].text
+    assert bench.transport.answers[waiting].status == Status.UNAVAILABLE
+    assert bench.transport.streams[1].reset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -190,7 +191,7 @@ def machine(make_bench: Any) -> type[RuleBasedStateMachine]:
 
         @rule()
         def idle(self) -> None:
-            self.bench.entities.passivate(float("inf"))
+            self.bench.entities.passivate(time.monotonic() + 45)
 
         @rule(data=st.data(), happens=SELDOM)
         def caller_leaves(self, data: st.DataObject, happens: bool) -> None:
