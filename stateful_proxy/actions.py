@@ -145,7 +145,8 @@ class Actions:
             return
         kind, single = response.WhichOneof("response"), not running.origin.method.server_streaming
         if kind == "failure":
-            self._fail(running, Status.UNKNOWN, response.failure.description)
+            method = running.origin.method  # a unary call is over with its one answer: the function ends it by itself
+            self._fail(running, Status.UNKNOWN, response.failure.description, reset=method.client_streaming or method.server_streaming)
             return
         if kind == "forward" and not single:
             relay = _Relay(self, running)
@@ -196,8 +197,8 @@ class Actions:
         else:
             self._callers.finish(running.call, status, text)
 
-    def _fail(self, running: _Running, status: int, text: str) -> None:
-        self._forget(running, reset=True)
+    def _fail(self, running: _Running, status: int, text: str, reset: bool = True) -> None:
+        self._forget(running, reset)
         self._callers.finish(running.call, status, text)
 
     def _forget(self, running: _Running, reset: bool = False) -> None:
