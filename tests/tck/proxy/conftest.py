@@ -78,5 +78,5 @@ def client(world: World) -> Client:
 
 @pytest.fixture
 def key() -> str:
-    """An entity that no case has used; entities of several services have it."""
-    return f"entity-{next(_numbers)}"
+    """An entity that no case has used; entities of several services have it, and a colon is nothing special."""
+    return f"entity:{next(_numbers)}"

@@ -158,9 +158,10 @@ async def test_verify_unary_failures(function: ScriptedFunction, client: Client)
 
 
 async def test_verify_streamed_failures(function: ScriptedFunction, client: Client) -> None:
-    """The call is over for both sides although neither has ended it."""
-    exchange = begin(client, "ProcessStreamed", request(fails("expected failure")), ended=False)
+    """The function hears of the call before there is a request; the failure ends it for both sides although neither has ended it."""
+    exchange = begin(client, "ProcessStreamed", ended=False)
     call = await opened(function, STREAMED, "ProcessStreamed")
+    exchange.send(request(fails("expected failure")))
     await call.expect(Ac.request(request(fails("expected failure"))))
     await call.send(Ac.response(failure(0, "expected failure")))
     assert await exchange.error() == (grpc.StatusCode.UNKNOWN, "expected failure")
