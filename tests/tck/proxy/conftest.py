@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import pathlib
-import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
-from kn_cloudstate.ports import free_port
-from tests.stateful_proxy.processes import ProxyProcess
-from tests.tck import models
 from tests.tck.client import Client
 from tests.tck.scripted import ScriptedFunction
+from tests.tck.worlds import World, started
 
-STORES = ["memory", "sqlite"]
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class World:
-    """The function, the proxy behind which it stands, and a client before it."""
-
-    function: ScriptedFunction
-    client: Client
-    proxy: ProxyProcess
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=STORES)
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["memory", "sqlite"])
 async def shared_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """A proxy on one store."""
-    if importlib.util.find_spec("cloudstate_engine") is None:
-        pytest.skip("no wheel of the engine")
-    stores = {"memory": "memory:", "sqlite": f"sqlite:{journal_file(tmp_path_factory)}"}
-    function = ScriptedFunction(models.spec(), free_port())
-    await function.start()
-    proxy = ProxyProcess(function.port, "native", CLOUDSTATE_JOURNAL=stores[request.param])
-    client = Client(proxy.data)
-    try:
-        await proxy.start()
-        yield World(function, client, proxy)
-        await client.close()
-    finally:
-        await proxy.channel.close()
-        await proxy.end(signal.SIGKILL)
-        await function.stop()
-
-
-def journal_file(folders: pytest.TempPathFactory) -> pathlib.Path:
-    """Where a SQLite journal may be made."""
-    return folders.mktemp("tck") / "journal.db"
+    """A world for all cases, on one store."""
+    folder = tmp_path_factory.mktemp("tck")
+    async with started(folder, "memory:" if request.param == "memory" else f"sqlite:{folder / 'journal.db'}") as world:
+        yield world
 
 
 @pytest_asyncio.fixture(loop_scope="session")
