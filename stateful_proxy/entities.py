@@ -351,6 +351,8 @@ class Entities:
         answer = self._answer_of(entity, command, action, changes and entity.kind.steps(reply))
         answer.effects = reply.side_effects
         if not changes:
+            if ignored := entity.kind.ignored(reply):
+                self._report_error(f"{command.method.path}: {ignored}")
             self._done(entity)
             self._deliver(command, answer)
             self._next(entity)
