@@ -31,6 +31,7 @@ from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.health import Health
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.journal_probe import JournalProbe
+from stateful_proxy.metadata import Chosen
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import Peers
 from stateful_proxy.service import STREAMS_OF, ServiceModel
@@ -150,7 +151,7 @@ class Proxy:
             return
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
-        self._dispatch = Dispatch(transport, model, callers, commands, actions, ownership, self._health)
+        self._dispatch = Dispatch(transport, model, callers, commands, actions, ownership, self._health, Chosen(settings.entity_headers))
         follow_ups.invoke = self._dispatch.invoke
         if peers is not None:
             ownership.announce = peers.announce

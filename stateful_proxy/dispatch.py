@@ -19,7 +19,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, Routed
 from stateful_proxy.health import Health
 from stateful_proxy.invocation import Invocation
-from stateful_proxy.metadata import metadata_of
+from stateful_proxy.metadata import Chosen, metadata_of
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import SEALED
 from stateful_proxy.service import CRDT, MethodInfo, ServiceModel
@@ -46,9 +46,11 @@ class Dispatch:
         actions: Actions,
         ownership: Ownership,
         health_: Health,
+        chosen: Chosen,
     ) -> None:
         self._transport, self._model, self._callers = transport, model, callers
         self._commands, self._actions, self._ownership, self._health = commands, actions, ownership, health_
+        self._chosen = chosen
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
         """Calls that watch health and have not said what yet."""
@@ -109,7 +111,8 @@ class Dispatch:
             return
         key = self._key(call, method, data)
         if key:
-            self._commands.route(call, Routed(method, key, data, picked, chain))
+            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen else b""
+            self._commands.route(call, Routed(method, key, data, picked, chain, metadata=chosen))
 
     def invoke(self, call: int, invocation: Invocation) -> None:
         """Execute a command that came by another way than gRPC; the call is answered through `Callers`."""
@@ -120,7 +123,8 @@ class Dispatch:
         key = self._key(call, method, invocation.payload)
         if key:
             picked = (invocation.command_id.encode("latin-1", "replace"), b"", b"")
-            self._commands.route(call, Routed(method, key, invocation.payload, picked, invocation.chain, raw=False))
+            chosen = self._chosen.of(invocation.metadata) if self._chosen else b""
+            self._commands.route(call, Routed(method, key, invocation.payload, picked, invocation.chain, raw=False, metadata=chosen))
 
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
         """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""

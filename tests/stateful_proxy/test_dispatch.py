@@ -21,6 +21,7 @@ from stateful_proxy.commands import MAX_PASSES, Commands
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.health import Health
 from stateful_proxy.invocation import Invocation
+from stateful_proxy.metadata import Chosen
 from stateful_proxy.ownership import Elsewhere, Unavailable, Unowned, Waiting
 from stateful_proxy.peers import SEALED, Peers
 from stateful_proxy.service import ACTION, EVENT_SOURCED, MethodInfo
@@ -153,7 +154,7 @@ class Bench:
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
         commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
-        self.dispatch = Dispatch(around, around, callers, commands, around, around, self.health)
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, self.health, Chosen(()))
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool | None = True) -> int:
@@ -173,7 +174,7 @@ def bench() -> Bench:
 def test_an_owned_call_becomes_a_command(bench: Bench) -> None:
     call = bench.call(b"k", picked=(b"id-1", b"", b"1"))
     shard = shard_of("counter", "k", SHARDS)
-    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True, ())]
+    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True, (), b"")]
 
 
 @pytest.mark.parametrize(

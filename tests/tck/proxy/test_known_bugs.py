@@ -10,6 +10,7 @@
 | a crashed node's entities hang | test_ownership.py: test_the_successor_forces_a_silent_owner_only_after_the_time_of_the_entry |
 | a deliberate failure has no status | test_verify_failures of each kind here |
 | passivation logs errors | test_passivation_leaves_no_trace_in_the_log |
+| entities cannot see a header at all | test_entities_get_the_headers_that_were_chosen |
 | request metadata carries artefacts, `-bin` stays base64 | test_actions_get_the_headers_of_the_caller |
 | a CRDT's failure of one command loses its description | test_a_crdt_fails_one_command_with_its_description |
 | the queue of an entity is unbounded | test_entities.py: test_a_full_mailbox_is_told_without_key_or_payload |
@@ -29,6 +30,7 @@ import asyncio
 import http.client
 import json
 import operator
+import pathlib
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +41,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2
+from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2, event_sourced_pb2
 from tests.tck import scripted
 from tests.tck.client import Client, Page, outcome
 from tests.tck.messages import Action as Ac
@@ -57,7 +59,7 @@ from tests.tck.worlds import World, started
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ACTION, ACTION_TWO = "cloudstate.tck.model.action.ActionTckModel", "cloudstate.tck.model.action.ActionTwo"
-MODEL, CONFIGURED = "cloudstate.tck.model.EventSourcedTckModel", "cloudstate.tck.model.EventSourcedConfigured"
+MODEL, TWO, CONFIGURED = (f"cloudstate.tck.model.EventSourced{name}" for name in ("TckModel", "Two", "Configured"))
 VALUE_CONFIGURED = "cloudstate.tck.model.valueentity.ValueEntityConfigured"
 CRDT = "cloudstate.tck.model.crdt.CrdtTckModel"
 NOBODY = ("cloudstate.tck.model.Nobody", "Call")
@@ -321,6 +323,31 @@ async def test_actions_get_the_headers_of_the_caller(function: ScriptedFunction,
     await call.expect_end()
     await call.close(Ac.response(reply(actions.Response(message="x"))))
     assert (await answer).message == "x"
+
+
+async def test_entities_get_the_headers_that_were_chosen(tmp_path: pathlib.Path, key: str) -> None:
+    """And no others; a forward takes along what it says itself."""
+    async with started(tmp_path, steady=False, CLOUDSTATE_ENTITY_HEADERS="X-User, ce-*") as world:
+        sent = [("x-user", "ann"), ("x-other", "1"), ("ce-id", "7"), ("x-user", "bob"), ("x-users", "2")]
+        method: Any = world.client.channel.unary_unary(f"/{MODEL}/Process", response_deserializer=pb.Response.FromString)
+        answer = asyncio.ensure_future(method(pb.Request(id=key).SerializeToString(), metadata=sent, timeout=20))
+        stream = await world.function.call(scripted.EVENT_SOURCED)
+        await stream.expect(Es.init(MODEL, key))
+        command = (await stream.take(event_sourced_pb2.EventSourcedStreamIn)).command
+        assert sorted((e.key, e.string_value) for e in command.metadata.entries) == [("ce-id", "7"), ("x-user", "ann"), ("x-user", "bob")]
+        command.ClearField("metadata")
+        assert command == Es.command(key, 1, "Process", pb.Request(id=key)).command
+        onward = forward((TWO, "Call"), pb.Request(id=key))
+        onward.forward.metadata.entries.add(key="x-user", string_value="eve")
+        onward.forward.metadata.entries.add(key="x-other", string_value="mallory")
+        await stream.send(Es.reply(1, onward))
+        two = await world.function.call(scripted.EVENT_SOURCED)
+        await two.expect(Es.init(TWO, key))
+        expected = Es.command(key, 1, "Call", pb.Request(id=key))
+        expected.command.metadata.entries.add(key="x-user", string_value="eve")
+        await two.expect(expected)
+        await two.send(Es.reply(1, reply(pb.Response(message="two"))))
+        assert (await answer).message == "two"
 
 
 def with_metadata() -> action_pb2.ActionResponse:
