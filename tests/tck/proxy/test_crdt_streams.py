@@ -277,6 +277,7 @@ async def test_another_type_than_it_has_is_refused(function: ScriptedFunction, c
     await asked(stream, key, 2)
     await stream.send(Cr.reply(2, reply(state(1)), crdt.CrdtDelta(flag=crdt.FlagDelta(value=True))))
     assert (await outcome(answer))[0] is UNKNOWN
+    assert "FLAG" in await function.report(), "the function is told"
     await function.forget()
 
 
@@ -298,6 +299,7 @@ async def test_a_reply_that_streams_to_a_command_that_does_not_is_a_breach(funct
     await asked(stream, key, 1)
     await stream.send(Cr.reply(1, reply(state(1)), streamed=True))
     assert (await outcome(answer))[0] is UNKNOWN
+    assert "streamed" in await function.report(), "the function is told"
     await stream.expect_over()
 
 
