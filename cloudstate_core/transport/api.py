@@ -19,19 +19,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Header = tuple[str, bytes]
-"""Lower-case name and raw value; `-bin` values are decoded."""
+"""Lower-case name and value as bytes. Values of `-bin` names are decoded from base64, those of plain HTTP too; one that is no base64 stays raw."""
 
 # Kinds of events. Plain integers: they are compared on the innermost path.
 CALL = 0
 """gRPC call began. id = call, data = first message, detail = `(path, complete, picked)`: `path` is '/pkg.Service/Method';
-`complete` False when more request messages may follow (only for streaming paths and peeking listeners), None (peeking listeners only)
-when the first message has not come yet or cannot be read: data is b'' then, and `peek` tells more;
+`complete` True when this is the whole request, False when more messages may follow (only for streaming paths and peeking listeners),
+None when data (b'' then) is no message: on a streaming path the client has half-closed without any, and CALL_END follows; on a peeking
+listener the first message has not come yet or cannot be read, and `peek` tells more;
 `picked` = tuple of the values (bytes, b'' when absent, the last one of several) of `ListenOptions.pick`, in that order.
 Unary paths are told only when the request is complete and well-formed (exactly one message)."""
 CALL_MESSAGE = 1
-"""A further request message of a streaming call, or what `peek` asked for. id = call, data = message, detail = None."""
+"""A further request message of a streaming call (see `pause`), or what `peek` asked for. id = call, data = message, detail = None."""
 CALL_END = 2
-"""The client half-closed a streaming call. id = call, data = b'', detail = None."""
+"""The client half-closed a streaming call that was not told with `complete` True. id = call, data = b'', detail = None."""
 CALL_CANCELLED = 3
 """The caller is gone (reset, disconnect, deadline). id = call, detail = reason str. The id is dead."""
 STREAM_MESSAGE = 4
@@ -42,8 +43,8 @@ STREAM_CLOSED = 5
 FORWARDED = 6
 """A forward ended. id = call, data = b'', detail = `(Outcome, text)`."""
 HTTP = 7
-"""A request that is not gRPC (HTTP/1.1, or HTTP/2 without a gRPC content type). id = call, data = body (b'' on a peeking
-listener, which passes bodies through), detail = `(method: str, path_and_query: str, picked)`."""
+"""A request that is not gRPC (HTTP/1.1, or HTTP/2 without a gRPC content type; gRPC-Web is not gRPC). id = call, data = whole body (b''
+on a peeking listener, which passes bodies through), detail = `(method: str, path_and_query: str, picked)`."""
 
 Event = tuple[int, int, bytes, Any]
 EventHandler = Callable[[Event], bool]
@@ -64,8 +65,12 @@ class Outcome(enum.IntEnum):
     """The caller went away or its deadline passed; no CALL_CANCELLED follows."""
 
 
+MOST_WAITING = 64 * 1024 * 1024
+"""Bytes of an answer that may wait for a caller who reads slowly. With more, the answer is cut and CALL_CANCELLED tells that the caller is gone."""
+
 REFUSED_HEADER = "cloudstate-refused"
-"""Header of a trailers-only answer by which a proxy says 'not executed, ask elsewhere'. Value e.g. `not-owner;generation=12;next=pod-b`.
+"""Header of a trailers-only answer (of any answer, where the call is plain HTTP) by which a proxy says 'not executed, ask elsewhere'.
+Value e.g. `not-owner;generation=12;next=pod-b`.
 A forward that gets it ends REFUSED and passes nothing to the caller."""
 
 
@@ -153,17 +158,43 @@ class Transport(Protocol):
     def reset(self, stream: int) -> None:
         """Cancel a client stream; STREAM_CLOSED (CANCELLED) follows."""
 
+    def pause_stream(self, stream: int) -> None:
+        """Tell no more messages of a client stream until `resume_stream`; flow control stops the peer, after some 256 KiB. What was read before
+        may still be told once. The peer's end is told after its messages; `reset` and the timeout close a paused stream too."""
+
+    def resume_stream(self, stream: int) -> None:
+        """Tell the messages again, from where they were paused."""
+
     def reply(self, call: int, message: bytes, headers: Sequence[Header] = ()) -> None:
         """Answer a unary gRPC call: headers, one message, grpc-status 0."""
 
-    def send_message(self, call: int, message: bytes) -> None:
-        """One response message of a streaming gRPC call."""
+    def send_message(self, call: int, message: bytes, headers: Sequence[Header] = ()) -> None:
+        """One response message of a streaming gRPC call, written at once; see MOST_WAITING. `headers` go out before the first one; with a
+        later one they are dropped."""
 
     def finish(self, call: int, status: int, message: str = "", trailers: Sequence[Header] = ()) -> None:
         """End a gRPC call with a status (trailers-only if no message was sent)."""
 
+    def pause(self, call: int) -> None:
+        """Tell no more of a streaming call's request, neither CALL_MESSAGE nor CALL_END, until `resume`; flow control stops the client, after
+        some 256 KiB. What was read before may still be told once. CALL_CANCELLED comes all the same, and answers go out."""
+
+    def resume(self, call: int) -> None:
+        """Tell the request again, from where it was paused."""
+
     def respond(self, call: int, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """Answer an HTTP event whole."""
+        """Answer an HTTP event whole. `content-length` is set where `headers` have none."""
+
+    def respond_begin(self, call: int, status: int, headers: Sequence[Header] = ()) -> None:
+        """Begin to answer an HTTP event piece by piece: chunked over HTTP/1.1 (unless `headers` tell a `content-length`, which then binds),
+        until the connection ends over HTTP/1.0, as DATA over HTTP/2. Until `respond_end`, CALL_CANCELLED tells that nobody reads any more:
+        the caller is gone, does not keep up (MOST_WAITING), or gets no body (HEAD; status 204 and 304). A no-op on a call that is away."""
+
+    def respond_data(self, call: int, data: bytes) -> None:
+        """A further piece of the body, written at once; b'' writes nothing. A no-op before `respond_begin`."""
+
+    def respond_end(self, call: int) -> None:
+        """The body is whole; the call is answered. A no-op before `respond_begin`."""
 
     def forward(self, call: int, upstream: int, headers: Sequence[Header] = (), remove: Sequence[str] = ()) -> None:
         """Pass an open call to an upstream: all its headers whole (without hop-by-hop ones; `headers` replace or add,
@@ -188,7 +219,7 @@ class Transport(Protocol):
         """From any thread: run `callback` on the callback thread."""
 
     def drain(self, grace: float, done: Callable[[], None]) -> None:
-        """Stop accepting, send GOAWAY, let open calls end; `done` is called when none is open, or after `grace` seconds."""
+        """Stop accepting, send GOAWAY, let open calls and answers on their way end; `done` is called when none is open, or after `grace` seconds."""
 
     def stats(self) -> Stats:
         """Counters; from any thread."""

@@ -77,7 +77,12 @@ class Call:
 
     def __init__(self, number: int, path: str, context: Any, requests: Requests) -> None:
         self.number, self.path, self.context, self.requests = number, path, context, requests
-        self.forwarding = self.answered = self.late = False
+        self.forwarding = self.answered = self.late = self.begun = False
+        self.task: asyncio.Task[Any] | None = None
+        self.unpaused = asyncio.Event()
+        self.unpaused.set()
+        self.waiting = 0
+        """Bytes of its answer that wait for the caller."""
         self.timer = 0
         """Rings at the limit that policy has set."""
         self.stream: Any = None
@@ -136,6 +141,25 @@ class Calls:
             for item in items:
                 found.put(*item)
 
+    def send(self, call: int, message: bytes, headers: Sequence[Header]) -> None:
+        """One message of a streamed answer; a caller who does not keep up loses the call."""
+        if (found := self.get(call)) is None:
+            return
+        if headers and not found.begun:
+            found.put("headers", headers)
+        found.begun = True
+        found.waiting += len(message)
+        found.put("message", message)
+        if found.waiting > api.MOST_WAITING and found.task is not None:
+            found.out.clear()
+            found.task.cancel()
+            self._gone(found)
+
+    def pause(self, call: int, paused: bool) -> None:
+        """Tell no further request messages, or tell them again."""
+        if (found := self.get(call)) is not None:
+            (found.unpaused.clear if paused else found.unpaused.set)()
+
     def forward(self, call: int, upstream: Upstream | None, headers: Sequence[Header], remove: Sequence[str]) -> None:
         """Pass on; without an upstream it is refused."""
         if (found := self.get(call)) is None:
@@ -175,16 +199,20 @@ class Calls:
     async def serve(self, path: str, options: ListenOptions, source: AsyncIterator[bytes], context: Any) -> None:
         """One call from its first message to its end; the task of grpc's server."""
         call = Call(next(self._loop.ids), path, context, Requests(source, self._loop))
+        call.task = asyncio.current_task()
         try:
             if await self._begin(call, options):
                 await self._answer(call)
         except asyncio.CancelledError:
             self._gone(call)
-            raise
+            if call.waiting <= api.MOST_WAITING:
+                raise
+            call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "the caller reads too slowly: too much waits for it", ())
         except grpc.aio.BaseError:  # a write to a caller that has gone
             self._gone(call)
         finally:
             self._calls.pop(call.number, None)
+            call.unpaused.set()
             self._loop.cancel(call.timer)
 
     async def _begin(self, call: Call, options: ListenOptions) -> bool:
@@ -194,7 +222,7 @@ class Calls:
         try:
             async with asyncio.timeout(PEEK_PATIENCE if options.peek and not streaming else None):
                 first = await call.requests.get(0)
-            complete = complete or first is None
+            complete = None if streaming and first is None else complete or first is None
         except TimeoutError:
             complete = None
         if not streaming and not options.peek and (first is None or await call.requests.get(1) is not None):
@@ -204,20 +232,24 @@ class Calls:
         metadata = grpcio_wire.headers(call.context.invocation_metadata())
         picked = tuple(next((value for name, value in reversed(metadata) if name == wanted), b"") for wanted in options.pick)
         self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked)))
-        if streaming and complete is False:
+        if streaming:
             self._loop.spawn(self._tell_messages(call))
         return True
 
     async def _tell_messages(self, call: Call) -> None:
         index = 1
-        while (message := await call.requests.get(index)) is not None:
+        while True:
+            await call.unpaused.wait()
+            message = await call.requests.get(index)
+            await call.unpaused.wait()
             if call.number not in self._calls:
-                return
+                break
+            if message is None:
+                self._loop.emit((api.CALL_END, call.number, b"", None))
+                break
             self._loop.emit((api.CALL_MESSAGE, call.number, message, None))
             index += 1
             call.requests.passed_on(index, answered=True)
-        if call.number in self._calls:
-            self._loop.emit((api.CALL_END, call.number, b"", None))
 
     def _gone(self, call: Call) -> None:
         """The caller went away before the answer: tell it once, in the form that policy waits for."""
@@ -239,6 +271,7 @@ class Calls:
                 await call.context.send_initial_metadata(grpcio_wire.metadata(rest[0]))
             elif kind == "message":
                 await call.context.write(rest[0])
+                call.waiting -= len(rest[0])
             else:
                 call.end(*rest)
                 return

@@ -71,10 +71,27 @@ class _Stream:
     call: Any
     out: collections.deque[bytes | None] = field(default_factory=collections.deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    unpaused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.unpaused.set()
+        self.call.add_done_callback(self._done)
+
+    def _done(self, call: Any) -> None:
+        """A pause holds back the peer's end, not what this side has ended."""
+        if call.cancelled() or call.time_remaining() == 0:
+            self.unpaused.set()
 
     def put(self, message: bytes | None) -> None:
         self.out.append(message)
         self.wake.set()
+
+    async def read(self) -> Any:
+        """The next message, once the stream is not paused."""
+        await self.unpaused.wait()
+        message = await self.call.read()
+        await self.unpaused.wait()
+        return message
 
     async def write(self) -> None:
         """Write what was sent, in order, as fast as flow control lets it."""
@@ -140,7 +157,7 @@ class Streams:
         writer = self._loop.spawn(stream.write())
         try:
             heard = bool(await call.initial_metadata())
-            while (message := await call.read()) is not grpc.aio.EOF:
+            while (message := await stream.read()) is not grpc.aio.EOF:
                 heard = True
                 self._loop.emit((api.STREAM_MESSAGE, stream_id, message, None))
             status, text, trailers = await call.code(), await call.details() or "", await call.trailing_metadata()
@@ -163,6 +180,11 @@ class Streams:
         """Cancel a stream; its task then tells that it is closed."""
         if (found := self._streams.get(stream)) is not None:
             found.call.cancel()
+
+    def pause(self, stream: int, paused: bool) -> None:
+        """Tell no further messages, or tell them again."""
+        if (found := self._streams.get(stream)) is not None:
+            (found.unpaused.clear if paused else found.unpaused.set)()
 
     async def close(self) -> None:
         """End everything."""

@@ -1,9 +1,10 @@
 //! The state of one engine: what its I/O thread owns (`Core`) and what every thread may touch (`Shared`).
 
-use crate::client::{ClientStream, Upstream};
-use crate::server::Call;
+use crate::call::Call;
+use crate::client::ClientStream;
 use crate::table::Table;
 use crate::timers::Timers;
+use crate::upstream::Upstream;
 use bytes::Bytes;
 use http::HeaderMap;
 use pyo3::prelude::*;

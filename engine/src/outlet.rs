@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 /// Bytes that may wait for a slow peer on one stream.
-const MOST_QUEUED: usize = 64 * 1024 * 1024;
+pub const MOST_QUEUED: usize = 64 * 1024 * 1024;
 
 /// The peer reads too slowly.
 pub struct Overflow;
@@ -17,6 +17,8 @@ enum Last {
     HalfClose,
     Trailers(HeaderMap),
     Sent,
+    /// Nothing more: the peer reads too slowly.
+    Cut,
 }
 
 pub struct Outlet {
@@ -36,6 +38,7 @@ impl Outlet {
         }
     }
 
+    /// Write, or queue; on overflow what is queued is dropped, and what follows too.
     pub fn send(&mut self, framed: Bytes) -> Result<(), Overflow> {
         if !matches!(self.last, Last::None) {
             return Ok(());
@@ -50,6 +53,8 @@ impl Outlet {
         self.queued += framed.len();
         self.queue.push_back(framed);
         if self.queued > MOST_QUEUED {
+            self.queue.clear();
+            self.last = Last::Cut;
             return Err(Overflow);
         }
         Ok(())
@@ -76,7 +81,7 @@ impl Outlet {
         match std::mem::replace(&mut self.last, Last::Sent) {
             Last::HalfClose => drop(self.tx.send_data(Bytes::new(), true)),
             Last::Trailers(trailers) => drop(self.tx.send_trailers(trailers)),
-            Last::None => self.last = Last::None,
+            last @ (Last::None | Last::Cut) => self.last = last,
             Last::Sent => {}
         }
     }

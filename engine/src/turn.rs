@@ -1,7 +1,7 @@
 //! The loop: gather what happened, enter the interpreter once, tell it all, let the I/O go on.
 
+use crate::call::Kind;
 use crate::core::{Closed, Core, End, Event, Posted};
-use crate::server::Kind;
 use crate::{headers, listener};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
