@@ -159,8 +159,8 @@ class Transport(Protocol):
         """Cancel a client stream; STREAM_CLOSED (CANCELLED) follows."""
 
     def pause_stream(self, stream: int) -> None:
-        """Tell no more messages of a client stream until `resume_stream`; flow control stops the peer, after some 256 KiB. What was read before
-        may still be told once. The peer's end is told after its messages; `reset` and the timeout close a paused stream too."""
+        """Tell no more messages of a client stream until `resume_stream`; flow control stops the peer as for `pause`. What was read before may
+        still be told once. The peer's end is told after its messages; `reset` and the timeout close a paused stream too."""
 
     def resume_stream(self, stream: int) -> None:
         """Tell the messages again, from where they were paused."""
@@ -176,8 +176,9 @@ class Transport(Protocol):
         """End a gRPC call with a status (trailers-only if no message was sent)."""
 
     def pause(self, call: int) -> None:
-        """Tell no more of a streaming call's request, neither CALL_MESSAGE nor CALL_END, until `resume`; flow control stops the client, after
-        some 256 KiB. What was read before may still be told once. CALL_CANCELLED comes all the same, and answers go out."""
+        """Tell no more of a streaming call's request, neither CALL_MESSAGE nor CALL_END, until `resume`; flow control stops the client when
+        its window is full (the native engine's: 256 KiB a call). What was read before may still be told once. CALL_CANCELLED comes all the same,
+        and answers go out."""
 
     def resume(self, call: int) -> None:
         """Tell the request again, from where it was paused."""
@@ -200,7 +201,9 @@ class Transport(Protocol):
         """Pass an open call to an upstream: all its headers whole (without hop-by-hop ones; `headers` replace or add,
         `remove` are dropped; a name ending in '*' is a prefix), body, response, trailers; with flow control both ways.
         The remaining deadline travels as grpc-timeout. An HTTP/1.1 request that asks for another protocol (`Upgrade`, but for HTTP/2) is
-        passed on as such; once the upstream has agreed (101), bytes pass both ways until both sides have ended."""
+        passed on as such; once the upstream has agreed (101), bytes pass both ways until both sides have ended.
+
+        A no-op on a call that is away, or whose answer has begun. To answer a call that is away ends its forward, as CANCELLED."""
 
     def peek(self, call: int) -> None:
         """Tell the first message of a call that was told without it (`complete` None): CALL_MESSAGE follows, b'' when the call has none, or

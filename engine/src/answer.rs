@@ -2,7 +2,7 @@
 
 use crate::body;
 use crate::call::{Call, Command, Exchange, Kind};
-use crate::core::Core;
+use crate::core::{Core, End, Event};
 use crate::framing::frame;
 use crate::grpc;
 use crate::headers::Pairs;
@@ -48,31 +48,26 @@ fn plain(respond: &mut SendResponse<Bytes>, status: StatusCode, headers: &Pairs,
 /// Answer a unary gRPC call.
 pub fn reply(core: &Core, id: u64, message: &[u8], headers: Pairs) {
     let mut calls = core.calls.borrow_mut();
-    match calls.get_mut(id) {
-        Some(call) if call.kind == Kind::Http || call.closing => return,
-        Some(Call {
-            exchange: Exchange::Head(_),
-            ..
-        }) => {}
-        Some(Call {
-            exchange: Exchange::Body(_),
-            ..
-        }) => {
+    let Some(call) = calls
+        .get_mut(id)
+        .filter(|call| call.kind != Kind::Http && !call.closing)
+    else {
+        return;
+    };
+    let respond = match &mut call.exchange {
+        Exchange::Head(respond) => respond,
+        Exchange::Body(_) => {
             drop(calls);
             send_message(core, id, message, Vec::new());
             return finish(core, id, 0, "", Vec::new());
         }
         _ => return,
+    };
+    if let Ok(mut tx) = respond.send_response(grpc::head(headers), false) {
+        let _ = tx.send_data(frame(message), false);
+        let _ = tx.send_trailers(grpc::trailers(0, "", Vec::new()));
     }
-    let Some(mut call) = calls.remove(id) else { return };
-    drop(calls);
-    if let Exchange::Head(respond) = &mut call.exchange {
-        if let Ok(mut tx) = respond.send_response(grpc::head(headers), false) {
-            let _ = tx.send_data(frame(message), false);
-            let _ = tx.send_trailers(grpc::trailers(0, "", Vec::new()));
-        }
-    }
-    call.wake();
+    forget(core, calls, id);
 }
 
 /// One message of a streaming answer; the first one takes `headers` along.
@@ -80,7 +75,7 @@ pub fn send_message(core: &Core, id: u64, message: &[u8], headers: Pairs) {
     let mut calls = core.calls.borrow_mut();
     let Some(call) = calls
         .get_mut(id)
-        .filter(|call| call.kind != Kind::Http && !call.closing)
+        .filter(|call| call.kind != Kind::Http && !call.closing && !call.is_away())
     else {
         return;
     };
@@ -136,14 +131,17 @@ pub fn finish(core: &Core, id: u64, status: i32, message: &str, trailers: Pairs)
         }
         Exchange::Bodiless | Exchange::Http1(_) | Exchange::Feed(_) => return,
     }
-    forget(calls, id);
+    forget(core, calls, id);
 }
 
-/// The call is answered, as far as policy is concerned.
-fn forget(mut calls: RefMut<'_, Table<Call>>, id: u64) {
+/// The call is answered, as far as policy is concerned; a forward that was asked for just before does not begin.
+fn forget(core: &Core, mut calls: RefMut<'_, Table<Call>>, id: u64) {
     let ended = calls.remove(id);
     drop(calls);
     if let Some(mut call) = ended {
+        if matches!(call.command, Some(Command::Forward(_))) {
+            core.emit(Event::Forwarded(id, End::Cancelled("answered by policy".to_owned())));
+        }
         call.wake();
     }
 }
@@ -169,7 +167,7 @@ pub fn respond(core: &Core, id: u64, status: StatusCode, headers: Pairs, content
         }
         Exchange::Body(_) | Exchange::Bodiless | Exchange::Feed(_) => return,
     }
-    forget(calls, id);
+    forget(core, calls, id);
 }
 
 pub const NO_BODY: &str = "the answer has no body";
@@ -179,10 +177,13 @@ pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Begin to answer a request that is not gRPC piece by piece.
+/// Begin to answer a request that is not gRPC piece by piece, unless a forward has it.
 pub fn respond_begin(core: &Rc<Core>, id: u64, status: StatusCode, headers: Pairs) {
     let mut calls = core.calls.borrow_mut();
-    let Some(call) = calls.get_mut(id).filter(|call| call.kind == Kind::Http) else {
+    let Some(call) = calls
+        .get_mut(id)
+        .filter(|call| call.kind == Kind::Http && !call.is_away())
+    else {
         return;
     };
     let headers: HeaderMap = headers.into_iter().collect();
@@ -201,7 +202,7 @@ pub fn respond_begin(core: &Rc<Core>, id: u64, status: StatusCode, headers: Pair
                 Exchange::Body(Outlet::new(tx))
             }
         }
-        Exchange::Http1(slot) if !slot.away.get() => Exchange::Feed(slot.begin(core, id, status, headers, bodiless)),
+        Exchange::Http1(slot) => Exchange::Feed(slot.begin(core, id, status, headers, bodiless)),
         _ => return,
     };
     call.exchange = begun;
@@ -244,5 +245,5 @@ pub fn respond_end(core: &Core, id: u64) {
         Exchange::Bodiless => {}
         Exchange::Head(_) | Exchange::Http1(_) | Exchange::Away => return,
     }
-    forget(calls, id);
+    forget(core, calls, id);
 }

@@ -111,6 +111,15 @@ impl Call {
         }
     }
 
+    /// A forward has it, or will have it at once.
+    pub fn is_away(&self) -> bool {
+        match &self.exchange {
+            Exchange::Away => true,
+            Exchange::Http1(slot) if slot.away.get() => true,
+            _ => matches!(self.command, Some(Command::Forward(_))),
+        }
+    }
+
     /// Let its task look at what has changed.
     pub fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {

@@ -296,12 +296,7 @@ impl Engine {
         let upstream = core.upstreams.borrow().get(&upstream).cloned();
         let mut calls = core.calls.borrow_mut();
         let Some(call) = calls.get_mut(call) else { return Ok(()) };
-        let here = match &call.exchange {
-            Exchange::Head(_) => true,
-            Exchange::Http1(slot) => !slot.away.get() && !slot.is_filled(),
-            _ => false,
-        };
-        if here {
+        if matches!(call.exchange, Exchange::Head(_) | Exchange::Http1(_)) && !call.is_away() {
             call.command = Some(Command::Forward(Order {
                 upstream,
                 replace,
