@@ -78,6 +78,8 @@ class Call:
     def __init__(self, number: int, path: str, context: Any, requests: Requests) -> None:
         self.number, self.path, self.context, self.requests = number, path, context, requests
         self.forwarding = self.answered = self.late = self.begun = False
+        self.aborted: tuple[grpc.StatusCode, str, Sequence[Header]] | None = None
+        """How policy ends the call while it is away."""
         self.task: asyncio.Task[Any] | None = None
         self.unpaused = asyncio.Event()
         self.unpaused.set()
@@ -135,7 +137,13 @@ class Calls:
         return [] if found is None else grpcio_wire.headers(found.context.invocation_metadata())
 
     def finish(self, call: int, *items: tuple[Any, ...]) -> None:
-        """Do the last things policy asks for; the call is then over for policy."""
+        """Do the last things policy asks for; the call is then over for policy, once its forward is if it is away."""
+        away = self._calls.get(call)
+        if away is not None and away.forwarding and len(items) == 1 and away.aborted is None:
+            _, *ended = items[0]
+            away.aborted = (ended[0], ended[1], ended[2])
+            if away.stream is not None:
+                away.stream.cancel()
         if (found := self.get(call)) is not None:
             del self._calls[call]
             for item in items:
@@ -282,7 +290,7 @@ class Calls:
         whole = grpcio_wire.headers(call.context.invocation_metadata())
         kept = [(name, value) for name, value in whole if name not in replaced and not grpcio_wire.removed(name, remove)]
         call.stream = stream = upstream.begin(call.path, [*kept, *headers], call.context.time_remaining())
-        if call.late:
+        if call.late or call.aborted:
             stream.cancel()
         writer = self._loop.spawn(self._pass_requests(call, stream))
         try:
@@ -296,7 +304,7 @@ class Calls:
         except grpc.aio.AioRpcError as error:
             status, text, trailers = error.code(), error.details(), error.trailing_metadata()
         except asyncio.CancelledError:
-            if not call.late:
+            if not call.late and not call.aborted:
                 raise
             status, text, trailers = grpc.StatusCode.DEADLINE_EXCEEDED, grpcio_wire.LATE, ()
         finally:
@@ -321,7 +329,9 @@ class Calls:
         if refusal is None and not trailers and grpcio_wire.unprocessed(status, text):
             refusal = text
         outcome = (Outcome.DELIVERED, str(status.value[0]))
-        if status is grpc.StatusCode.DEADLINE_EXCEEDED and call.expired():
+        if call.aborted is not None:
+            outcome, (status, text, trailers) = (Outcome.CANCELLED, "answered by policy"), (*call.aborted[:2], list(call.aborted[2]))
+        elif status is grpc.StatusCode.DEADLINE_EXCEEDED and call.expired():
             outcome = (Outcome.CANCELLED, grpcio_wire.LATE)
         elif not call.answered and call.requests.whole and refusal is not None:
             call.forwarding = False
