@@ -58,7 +58,7 @@ class Callers:
         if sink is not None:
             sink.message(payload, headers)
         elif call > 0:
-            self._transport.send_message(call, payload)
+            self._transport.send_message(call, payload, headers)
 
     def finish(self, call: int, status: int, text: str = "", trailers: Sequence[Header] = ()) -> None:
         """End a call with a status."""

@@ -25,8 +25,8 @@ Header = tuple[str, bytes]
 CALL = 0
 """gRPC call began. id = call, data = first message, detail = `(path, complete, picked)`: `path` is '/pkg.Service/Method';
 `complete` True when this is the whole request, False when more messages may follow (only for streaming paths and peeking listeners),
-None when data (b'' then) is no message: on a streaming path the client has half-closed without any, and CALL_END follows; on a peeking
-listener the first message has not come yet or cannot be read, and `peek` tells more;
+None when data (b'' then) is no message, because the first one has not come at once (within some 10 ms) or never will: on a streaming path
+CALL_MESSAGE or CALL_END tells which, on a peeking listener (where it may also be unreadable) `peek` does;
 `picked` = tuple of the values (bytes, b'' when absent, the last one of several) of `ListenOptions.pick`, in that order.
 Unary paths are told only when the request is complete and well-formed (exactly one message)."""
 CALL_MESSAGE = 1
@@ -104,7 +104,7 @@ class ListenOptions:
     """Tell gRPC calls at their first message, or without it when it does not come at once, and let `forward` pass everything through as it
     came; else unary calls are buffered whole."""
     streaming_paths: frozenset[str] = frozenset()
-    """Paths told message by message (CALL at the first message, CALL_MESSAGE, CALL_END)."""
+    """Paths told message by message (CALL, CALL_MESSAGE, CALL_END)."""
     pick: tuple[str, ...] = ()
     """Request headers delivered with each CALL and HTTP event; `:authority` names the HTTP/2 authority or HTTP/1.1 Host."""
     max_message_bytes: int = 16 * 1024 * 1024

@@ -23,7 +23,7 @@ from cloudstate_core.transport.grpcio_streams import Upstream
 REPLAY = 1 << 20
 """Bytes of a streamed request kept so that a refused forward can be tried again; the first message is always kept."""
 PEEK_PATIENCE = 0.01
-"""Seconds that a peeking listener waits for the first message before it tells the call without it."""
+"""Seconds that a listener waits for the first message before it tells the call without it."""
 
 
 class Requests:
@@ -228,7 +228,7 @@ class Calls:
         streaming, first = call.path in options.streaming_paths, None
         complete: bool | None = not (streaming or options.peek)
         try:
-            async with asyncio.timeout(PEEK_PATIENCE if options.peek and not streaming else None):
+            async with asyncio.timeout(PEEK_PATIENCE if options.peek or streaming else None):
                 first = await call.requests.get(0)
             complete = None if streaming and first is None else complete or first is None
         except TimeoutError:
@@ -241,11 +241,10 @@ class Calls:
         picked = tuple(next((value for name, value in reversed(metadata) if name == wanted), b"") for wanted in options.pick)
         self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked)))
         if streaming:
-            self._loop.spawn(self._tell_messages(call))
+            self._loop.spawn(self._tell_messages(call, 0 if complete is None else 1))
         return True
 
-    async def _tell_messages(self, call: Call) -> None:
-        index = 1
+    async def _tell_messages(self, call: Call, index: int) -> None:
         while True:
             await call.unpaused.wait()
             message = await call.requests.get(index)

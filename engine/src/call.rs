@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub enum Kind {
     /// gRPC, told when its one message is here.
     Unary,
-    /// gRPC, told at its first message, then message by message.
+    /// gRPC, told at its first message, or without it when it does not come at once, then message by message.
     Streaming,
     /// gRPC, told at its first message; the rest is for `forward`.
     Peek,

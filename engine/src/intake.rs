@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use std::time::Duration;
 
-/// Time for the first message of a call before a peeking listener tells the call without it.
+/// Time for the first message of a call before the call is told without it.
 const PEEK_PATIENCE: Duration = Duration::from_millis(10);
 
 /// The body of a request, as far as it has been read.
@@ -124,9 +124,10 @@ impl Intake {
     pub async fn first(&mut self, kind: Kind, options: &Options) -> Result<(Bytes, bool, bool), Trouble> {
         Ok(match kind {
             Kind::Unary => (self.only_message().await?, true, true),
-            Kind::Streaming => match self.message(false).await? {
-                Some(message) => (message, self.ended && self.deframer.is_empty(), true),
-                None => (Bytes::new(), false, false),
+            Kind::Streaming => match tokio::time::timeout(PEEK_PATIENCE, self.message(false)).await {
+                Ok(Ok(Some(message))) => (message, self.ended && self.deframer.is_empty(), true),
+                Ok(Ok(None)) | Err(_) => (Bytes::new(), false, false),
+                Ok(Err(trouble)) => return Err(trouble),
             },
             Kind::Peek => match tokio::time::timeout(PEEK_PATIENCE, self.message(true)).await {
                 Ok(Ok(Some(message))) => (message, self.ended && self.deframer.is_empty(), true),

@@ -59,10 +59,19 @@ class Upload:
         assert self.given * len(CHUNK) <= MOST_AHEAD
 
 
+END = "end"
+
+
 def request_of(bench: Any, call: int) -> list[Any]:
-    """What was told of a call's request so far, as (kind, data); the first one with `complete`."""
-    kinds = (api.CALL, api.CALL_MESSAGE, api.CALL_END)
-    return [(e[0], e[2], e[3][1]) if e[0] == api.CALL else (e[0], e[2]) for e in bench.of(*kinds) if e[1] == call]
+    """The messages that were told of a call's request so far, and END after its last one, however they were told."""
+    told: list[Any] = []
+    for kind, of, data, detail in bench.of(api.CALL, api.CALL_MESSAGE, api.CALL_END):
+        complete = detail[1] if kind == api.CALL else None
+        if of == call and (kind == api.CALL_MESSAGE or (kind == api.CALL and complete is not None)):
+            told.append(data)
+        if of == call and (kind == api.CALL_END or complete is True):
+            told.append(END)
+    return told
 
 
 @pytest.mark.parametrize("half_close", ["at once", "later"])
@@ -71,33 +80,48 @@ def test_a_request_without_any_message_is_told_with_its_end(bench: Any, raw: Any
     client = raw.client(bench.listen())
     stream = client.request("/test/Chat", b"" if half_close == "at once" else None, end=True)
     if half_close == "later":
-        client.arrived()
-        bench.settled()
-        assert not bench.events
+        bench.wait(api.CALL)
         client.h2.end_stream(stream)
         client.flush()
     assert client.status(stream)["grpc-status"] == "0"
-    assert request_of(bench, bench.of(api.CALL)[0][1]) == [(api.CALL, b"", None), (api.CALL_END, b"")]
+    assert [event[2:] for event in bench.of(api.CALL, api.CALL_END)] == [(b"", ("/test/Chat", None, ())), (b"", None)]
+
+
+def test_a_call_is_told_without_its_first_message_when_that_does_not_come_at_once(bench: Any, channel: Any) -> None:
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.send_message(event[1], b"welcome")
+        elif event[0] == api.CALL_END:
+            bench.transport.finish(event[1], 0)
+
+    bench.policy = policy
+    requests = Later()
+    answers = channel(bench.listen()).stream_stream("/test/Chat")(requests, timeout=30)
+    assert next(answers) == b"welcome"
+    for item in (b"one", b"two", None):
+        requests.put(item)
+    assert list(answers) == []
+    call = bench.of(api.CALL)[0]
+    assert call[2:] == (b"", ("/test/Chat", None, ()))
+    assert request_of(bench, call[1]) == [b"one", b"two", END]
 
 
 def test_an_empty_message_is_a_message(bench: Any, raw: Any) -> None:
     client = raw.client(bench.listen())
     client.request("/test/Chat", raw.message(b""), end=True)
     call = bench.wait(api.CALL)[0][1]
-    told = {True: [(api.CALL, b"", True)], False: [(api.CALL, b"", False), (api.CALL_END, b"")]}
-    bench.until(lambda: request_of(bench, call) == told[bench.of(api.CALL)[0][3][1]], "the request is told whole")
+    bench.until(lambda: request_of(bench, call) == [b"", END], "the request is told whole")
 
 
 def test_a_call_is_told_at_its_first_message_and_ended_by_its_half_close(bench: Any, channel: Any) -> None:
     requests = Later()
-    future = channel(bench.listen()).stream_unary("/test/Chat").future(requests, timeout=60)
     requests.put(b"one")
+    future = channel(bench.listen()).stream_unary("/test/Chat").future(requests, timeout=60)
     call = bench.wait(api.CALL)[0][1]
     requests.put(b"two")
-    bench.wait(api.CALL_MESSAGE)
+    bench.until(lambda: request_of(bench, call) == [b"one", b"two"], "both messages are told")
     requests.put(None)
-    bench.wait(api.CALL_END)
-    assert request_of(bench, call) == [(api.CALL, b"one", False), (api.CALL_MESSAGE, b"two"), (api.CALL_END, b"")]
+    bench.until(lambda: request_of(bench, call) == [b"one", b"two", END], "the end is told")
     bench.do(lambda: bench.transport.reply(call, b"both"))
     assert future.result() == b"both"
 
@@ -128,7 +152,8 @@ def test_a_paused_upload_stops_its_client_and_comes_whole_when_resumed(bench: An
     assert told <= 2 * 256 * 1024, "what was read before the pause"
     bench.do(lambda: bench.transport.resume(call))
     assert future.result() == b"whole"
-    assert [len(data) for _, data, *_ in request_of(bench, call)] == [len(CHUNK)] * LARGE + [0]
+    *messages, last = request_of(bench, call)
+    assert ([len(data) for data in messages], last) == ([len(CHUNK)] * LARGE, END)
 
 
 def test_an_upload_can_be_paused_again_and_again_and_its_end_waits_too(bench: Any, channel: Any) -> None:
@@ -148,7 +173,7 @@ def test_an_upload_can_be_paused_again_and_again_and_its_end_waits_too(bench: An
         return bool(bench.of(api.CALL_END))
 
     bench.until(whole, "the end is told")
-    assert [data for _, data, *_ in request_of(bench, call)] == [*sent, b""]
+    assert request_of(bench, call) == [*sent, END]
     bench.do(lambda: bench.transport.reply(call, b"done"))
     assert future.result() == b"done"
 
@@ -182,6 +207,8 @@ def test_the_end_of_a_paused_call_is_told_once(bench: Any, raw: Any, how: str) -
     client = raw.client(bench.listen())
     stream = client.request("/test/Chat", raw.message(b"one"), end=False)
     call = bench.wait(api.CALL)[0][1]
+    before = request_of(bench, call)
+    assert before in ([b"one"], [])
     client.h2.send_data(stream, raw.message(b"two"))
     client.flush()
     if how == "cancel":
@@ -194,7 +221,7 @@ def test_the_end_of_a_paused_call_is_told_once(bench: Any, raw: Any, how: str) -
     assert bench.wait(api.CALL_CANCELLED)[0][1] == call
     bench.do(lambda: [bench.transport.resume(call), bench.transport.pause(call)])
     bench.settled()
-    assert request_of(bench, call) == [(api.CALL, b"one", False)]
+    assert request_of(bench, call) == before
     assert len(bench.of(api.CALL_CANCELLED)) == 1
     if how == "limit":
         assert dict(client.until(raw.events.ResponseReceived, stream).headers)["grpc-status"] == "4"
@@ -220,7 +247,7 @@ def messages_of(bench: Any, stream: int) -> list[bytes]:
 
 def test_a_paused_stream_stops_its_peer_and_comes_whole_when_resumed(bench: Any, peers: Any) -> None:
     peer = peers()
-    bench.policy = lambda event: bench.transport.pause_stream(event[1]) if len(bench.of(api.STREAM_MESSAGE)) <= 1 else None
+    bench.policy = lambda event: bench.transport.pause_stream(event[1])
     upstream = bench.transport.connect(peer.target)
     stream = bench.do(lambda: bench.transport.open(upstream, "/test/Download"))
     bench.do(lambda: bench.transport.send(stream, b"go"))
