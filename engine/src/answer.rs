@@ -247,3 +247,21 @@ pub fn respond_end(core: &Core, id: u64) {
     }
     forget(core, calls, id);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_without_a_body() {
+        for (method, status, expected) in [
+            (Method::GET, StatusCode::OK, false),
+            (Method::HEAD, StatusCode::OK, true),
+            (Method::GET, StatusCode::NO_CONTENT, true),
+            (Method::POST, StatusCode::NOT_MODIFIED, true),
+            (Method::POST, StatusCode::INTERNAL_SERVER_ERROR, false),
+        ] {
+            assert_eq!(is_bodiless(&method, status), expected, "{method} {status}");
+        }
+    }
+}

@@ -1,20 +1,16 @@
-//! Bodies of HTTP/1.1 messages: ours, whole or piece by piece, and those that pass through.
+//! Bodies of HTTP/1.1 messages: ours, whole or piece by piece, and those that pass through; and where an answer is laid.
 
-use crate::answer::NO_BODY;
 use crate::core::{Core, End, Event, OpenCall};
-use crate::deadline::{is_due, tighten, Alarm, LATE};
-use crate::outlet::MOST_QUEUED;
+use crate::feed::{feed, Fed, Feed, Link};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use tokio::time::Instant;
+use std::task::{Context, Poll};
 
 type Fail = hyper::Error;
 
@@ -63,58 +59,6 @@ impl Body for Through {
             Through::Fed(_) => SizeHint::default(),
             Through::Incoming(body) | Through::Answer(body, _) => body.size_hint(),
         }
-    }
-}
-
-/// What the task of a connection and the answer on its way share.
-#[derive(Default)]
-pub struct Link {
-    /// When the answer on its way must have ended.
-    pub alarm: RefCell<Alarm>,
-    /// A request has come.
-    pub heard: Cell<bool>,
-    /// Why the connection was cut, and with it the answer on its way.
-    cut: Cell<Option<&'static str>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Link {
-    /// Ready when the connection must end now.
-    pub fn poll_cut(&self, context: &mut Context<'_>) -> Poll<()> {
-        match &mut *self.waker.borrow_mut() {
-            Some(waker) => waker.clone_from(context.waker()),
-            unset => *unset = Some(context.waker().clone()),
-        }
-        if is_due(&mut self.alarm.borrow_mut(), context) {
-            self.cut.set(Some(LATE));
-        }
-        if self.cut.get().is_some() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    }
-
-    /// End the answer on its way at `limit` at the latest.
-    pub fn tighten(&self, limit: Option<Instant>) {
-        tighten(&mut self.alarm.borrow_mut(), limit);
-        self.wake();
-    }
-
-    fn cut(&self, why: &'static str) {
-        self.cut.set(Some(why));
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Why an answer ended before it was whole.
-    fn parted(&self) -> &'static str {
-        self.cut.get().unwrap_or("the caller is gone")
     }
 }
 
@@ -176,75 +120,6 @@ impl Drop for Passing {
     }
 }
 
-/// An answer that policy gives piece by piece.
-pub struct Feed {
-    pieces: RefCell<VecDeque<Bytes>>,
-    queued: Cell<usize>,
-    ended: Cell<bool>,
-    pub link: Rc<Link>,
-}
-
-impl Feed {
-    pub fn send(&self, piece: Bytes) {
-        self.queued.set(self.queued.get() + piece.len());
-        if self.queued.get() > MOST_QUEUED {
-            self.pieces.borrow_mut().clear();
-            return self.link.cut("the caller reads too slowly");
-        }
-        self.pieces.borrow_mut().push_back(piece);
-        self.link.wake();
-    }
-
-    pub fn end(&self) {
-        self.ended.set(true);
-        self.link.wake();
-    }
-
-    fn is_over(&self) -> bool {
-        self.ended.get() && self.pieces.borrow().is_empty()
-    }
-}
-
-/// The body that a `Feed` fills. When hyper drops it before its end, nobody reads any more.
-pub struct Fed {
-    feed: Rc<Feed>,
-    core: Rc<Core>,
-    id: u64,
-    bodiless: bool,
-    open: Option<OpenCall>,
-}
-
-impl Fed {
-    /// Count as an open call until it is written, at the time of `alarm` at the latest.
-    pub fn keep(&mut self, open: OpenCall, alarm: Alarm) {
-        self.open = Some(open);
-        self.feed.link.tighten(alarm.map(|alarm| alarm.deadline()));
-    }
-
-    /// The connection's task is woken when there is more.
-    fn poll_piece(&mut self) -> Poll<Option<Bytes>> {
-        match self.feed.pieces.borrow_mut().pop_front() {
-            Some(piece) => {
-                self.feed.queued.set(self.feed.queued.get() - piece.len());
-                Poll::Ready(Some(piece))
-            }
-            None if self.feed.ended.get() => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Fed {
-    fn drop(&mut self) {
-        let link = &self.feed.link;
-        link.alarm.take();
-        if self.core.calls.borrow_mut().remove(self.id).is_some() {
-            let why = if self.bodiless { NO_BODY } else { link.parted() };
-            self.core.emit(Event::CallCancelled(self.id, why));
-        }
-    }
-}
-
 /// Where the answer of policy is laid for the connection.
 pub struct Slot {
     answer: RefCell<Option<Response<Through>>>,
@@ -268,19 +143,7 @@ impl Slot {
 
     /// Lay an answer that policy will give piece by piece.
     pub fn begin(&self, core: &Rc<Core>, id: u64, status: StatusCode, headers: HeaderMap, bodiless: bool) -> Rc<Feed> {
-        let feed = Rc::new(Feed {
-            pieces: RefCell::default(),
-            queued: Cell::new(0),
-            ended: Cell::new(false),
-            link: self.link.clone(),
-        });
-        let body = Fed {
-            feed: feed.clone(),
-            core: core.clone(),
-            id,
-            bodiless,
-            open: None,
-        };
+        let (feed, body) = feed(core, id, &self.link, bodiless);
         self.answer(response(status, headers, Through::Fed(body)));
         feed
     }

@@ -1,6 +1,7 @@
 //! A request that waits for its answer: how policy meets it, where its answer goes, and what its task is to do.
 
-use crate::body::{Feed, Slot};
+use crate::body::Slot;
+use crate::feed::Feed;
 use crate::forward::Order;
 use crate::grpc;
 use crate::listener::Options;

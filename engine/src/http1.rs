@@ -1,9 +1,10 @@
 //! HTTP/1.1 by hyper: requests told to policy like any other, and passed through to upstreams as streams.
 
-use crate::body::{text, Link, Passing, Slot, Through};
+use crate::body::{text, Passing, Slot, Through};
 use crate::call::{Call, Command, Exchange, Kind};
 use crate::core::{Core, End, Event, OpenCall, OpenConnection};
 use crate::deadline::{is_due, tighten, Alarm, LATE};
+use crate::feed::Link;
 use crate::forward::Order;
 use crate::headers::{strip_hop_by_hop, upgrade};
 use crate::http1_client::send;

@@ -7,6 +7,7 @@ mod call;
 mod client;
 mod core;
 mod deadline;
+mod feed;
 mod forward;
 mod framing;
 mod grpc;
