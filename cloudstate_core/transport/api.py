@@ -45,6 +45,9 @@ FORWARDED = 6
 HTTP = 7
 """A request that is not gRPC (HTTP/1.1, or HTTP/2 without a gRPC content type; gRPC-Web is not gRPC). id = call, data = whole body (b''
 on a peeking listener, which passes bodies through), detail = `(method: str, path_and_query: str, picked)`."""
+DRAINED = 8
+"""Nothing waits any more of what was sent on a call or stream; told once for each `backlog` that was not 0, or for several together.
+id = call or stream, data = b'', detail = None."""
 
 Event = tuple[int, int, bytes, Any]
 EventHandler = Callable[[Event], bool]
@@ -174,6 +177,10 @@ class Transport(Protocol):
 
     def finish(self, call: int, status: int, message: str = "", trailers: Sequence[Header] = ()) -> None:
         """End a gRPC call with a status (trailers-only if no message was sent)."""
+
+    def backlog(self, either: int) -> int:
+        """Bytes sent on a call or stream that wait for its reader (roughly: not what a connection has taken over); 0 when it is over. When it
+        is not 0, DRAINED follows once nothing waits, unless the call or stream ends first. With `pause` it passes a reader's pace on."""
 
     def pause(self, call: int) -> None:
         """Tell no more of a streaming call's request, neither CALL_MESSAGE nor CALL_END, until `resume`; flow control stops the client when

@@ -135,6 +135,15 @@ class GrpcioTransport:
         """See Transport."""
         self._calls.send(call, message, headers)
 
+    def backlog(self, either: int) -> int:
+        """See Transport."""
+        request = self._requests.get(either)
+        if request is None:
+            return self._calls.backlog(either) + self._streams.backlog(either)
+        if request.waiting:
+            request.on_drained = lambda: self._loop.emit((api.DRAINED, either, b"", None))
+        return request.waiting
+
     def pause(self, call: int) -> None:
         """See Transport."""
         self._calls.pause(call, True)

@@ -85,6 +85,8 @@ class Call:
         self.unpaused.set()
         self.waiting = 0
         """Bytes of its answer that wait for the caller."""
+        self.awaited = False
+        """Whether policy waits until there are none."""
         self.timer = 0
         """Rings at the limit that policy has set."""
         self.stream: Any = None
@@ -162,6 +164,13 @@ class Calls:
             found.out.clear()
             found.task.cancel()
             self._gone(found)
+
+    def backlog(self, call: int) -> int:
+        """Bytes that wait for the caller; policy is told when there are none any more."""
+        if (found := self.get(call)) is None:
+            return 0
+        found.awaited = found.waiting > 0
+        return found.waiting
 
     def pause(self, call: int, paused: bool) -> None:
         """Tell no further request messages, or tell them again."""
@@ -279,6 +288,9 @@ class Calls:
             elif kind == "message":
                 await call.context.write(rest[0])
                 call.waiting -= len(rest[0])
+                if call.awaited and not call.waiting and call.number in self._calls:
+                    call.awaited = False
+                    self._loop.emit((api.DRAINED, call.number, b"", None))
             else:
                 call.end(*rest)
                 return

@@ -38,7 +38,10 @@ class HttpRequest:
         self.body_follows = False
         self._chunked = False
         self._pieces: collections.deque[bytes] = collections.deque()
-        self._waiting = 0
+        self.waiting = 0
+        """Bytes that wait for the caller."""
+        self.on_drained: Callable[[], None] | None = None
+        """Called once there are none."""
         self._ended = False
         self._more = asyncio.Event()
         self.cut: Callable[[], None] = lambda: None
@@ -70,10 +73,11 @@ class HttpRequest:
         """A further piece; with more than MOST_WAITING bytes the answer is cut."""
         if not data or not self.body_follows:
             return
-        self._waiting += len(data)
-        self._pieces.append(b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data)
+        piece = b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data
+        self.waiting += len(piece)
+        self._pieces.append(piece)
         self._more.set()
-        if self._waiting > MOST_WAITING:
+        if self.waiting > MOST_WAITING:
             self._pieces.clear()
             self.why = "the caller reads too slowly"
             self.cut()
@@ -94,9 +98,14 @@ class HttpRequest:
                     await self._more.wait()
         if not self._pieces:
             return None if self._ended else b""
-        piece = self._pieces.popleft()
-        self._waiting = max(0, self._waiting - len(piece))
-        return piece
+        return self._pieces.popleft()
+
+    def written(self, piece: bytes) -> None:
+        """A piece has gone out."""
+        self.waiting -= len(piece)
+        if not self._pieces and not self._ended and self.on_drained is not None:
+            drained, self.on_drained = self.on_drained, None
+            drained()
 
 
 class HttpListener:
@@ -157,6 +166,7 @@ class HttpListener:
                     return False
                 writer.write(piece)
                 await writer.drain()
+                request.written(piece)
             await writer.drain()
         finally:
             self._on_gone(request)

@@ -102,6 +102,15 @@ fn write(call: &mut Call, data: Bytes) {
     }
 }
 
+/// Bytes of an answer that wait for its reader; policy is told when none do any more.
+pub fn backlog(core: &Core, id: u64) -> usize {
+    match core.calls.borrow_mut().get_mut(id).map(|call| &mut call.exchange) {
+        Some(Exchange::Body(outlet)) => outlet.backlog(),
+        Some(Exchange::Feed(feed)) => feed.backlog(),
+        _ => 0,
+    }
+}
+
 /// End a gRPC call with a status.
 pub fn finish(core: &Core, id: u64, status: i32, message: &str, trailers: Pairs) {
     let mut calls = core.calls.borrow_mut();

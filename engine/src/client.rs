@@ -28,6 +28,8 @@ pub struct ClientStream {
     outlet: Option<Outlet>,
     pending: Vec<Bytes>,
     pending_bytes: usize,
+    /// Whether policy waits until nothing is pending.
+    awaited: bool,
     half_closed: bool,
     paused: bool,
     /// Why this side ends it.
@@ -43,6 +45,10 @@ impl ClientStream {
         }
     }
 
+    fn take_drained(&mut self) -> bool {
+        self.outlet.as_mut().is_some_and(Outlet::take_drained)
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -56,6 +62,7 @@ pub fn open(core: &Rc<Core>, upstream: u64, path: &str, headers: Pairs, timeout:
         outlet: None,
         pending: Vec::new(),
         pending_bytes: 0,
+        awaited: false,
         half_closed: false,
         paused: false,
         stop: None,
@@ -120,6 +127,20 @@ pub fn reset(core: &Core, id: u64) {
     }
 }
 
+/// Bytes that wait for the peer; policy is told when none do any more.
+pub fn backlog(core: &Core, id: u64) -> usize {
+    match core.streams.borrow_mut().get_mut(id) {
+        Some(ClientStream {
+            outlet: Some(outlet), ..
+        }) => outlet.backlog(),
+        Some(stream) => {
+            stream.awaited |= stream.pending_bytes > 0;
+            stream.pending_bytes
+        }
+        None => 0,
+    }
+}
+
 /// Tell its messages, or no more of them for now.
 pub fn pause(core: &Core, id: u64, paused: bool) {
     if let Some(stream) = core.streams.borrow_mut().get_mut(id) {
@@ -166,6 +187,9 @@ async fn own(
                 }
                 if let Some(outlet) = stream.outlet.as_mut().filter(|outlet| outlet.is_blocked()) {
                     outlet.poll_pump(context);
+                }
+                if stream.take_drained() {
+                    core.emit(Event::Drained(id));
                 }
             }
             if is_due(&mut alarm, context) {
@@ -224,6 +248,9 @@ async fn converse(
         }
         if stream.half_closed {
             outlet.half_close();
+        }
+        if stream.awaited {
+            outlet.await_drained();
         }
         stream.outlet = Some(outlet);
         stream.wake();

@@ -94,6 +94,8 @@ pub enum Event {
     StreamMessage(u64, Bytes),
     StreamClosed(u64, Box<Closed>),
     Forwarded(u64, End),
+    /// Nothing waits any more on a call or stream.
+    Drained(u64),
     Timer(Py<PyAny>),
 }
 

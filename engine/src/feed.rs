@@ -70,6 +70,8 @@ pub struct Feed {
     pieces: RefCell<VecDeque<Bytes>>,
     queued: Cell<usize>,
     ended: Cell<bool>,
+    /// Whether policy waits until nothing is queued.
+    awaited: Cell<bool>,
     pub link: Rc<Link>,
 }
 
@@ -82,6 +84,12 @@ impl Feed {
         }
         self.pieces.borrow_mut().push_back(piece);
         self.link.wake();
+    }
+
+    /// Bytes that wait; when there are some, `Drained` is told once there are none.
+    pub fn backlog(&self) -> usize {
+        self.awaited.set(self.awaited.get() || self.queued.get() > 0);
+        self.queued.get()
     }
 
     pub fn end(&self) {
@@ -100,6 +108,7 @@ pub fn feed(core: &Rc<Core>, id: u64, link: &Rc<Link>, bodiless: bool) -> (Rc<Fe
         pieces: RefCell::default(),
         queued: Cell::new(0),
         ended: Cell::new(false),
+        awaited: Cell::new(false),
         link: link.clone(),
     });
     let body = Fed {
@@ -133,6 +142,9 @@ impl Fed {
         match self.feed.pieces.borrow_mut().pop_front() {
             Some(piece) => {
                 self.feed.queued.set(self.feed.queued.get() - piece.len());
+                if self.feed.queued.get() == 0 && self.feed.awaited.take() && !self.feed.ended.get() {
+                    self.core.emit(Event::Drained(self.id));
+                }
                 Poll::Ready(Some(piece))
             }
             None if self.feed.ended.get() => Poll::Ready(None),

@@ -241,6 +241,11 @@ impl Engine {
         Ok(())
     }
 
+    fn backlog(&self, either: u64) -> PyResult<usize> {
+        let core = self.core()?;
+        Ok(answer::backlog(&core, either).max(client::backlog(&core, either)))
+    }
+
     fn pause(&self, call: u64) -> PyResult<()> {
         self.with_call(call, |call| call.paused = true)
     }

@@ -26,6 +26,8 @@ pub struct Outlet {
     queue: VecDeque<Bytes>,
     queued: usize,
     last: Last,
+    /// Whether policy waits until nothing is queued.
+    awaited: bool,
 }
 
 impl Outlet {
@@ -35,6 +37,7 @@ impl Outlet {
             queue: VecDeque::new(),
             queued: 0,
             last: Last::None,
+            awaited: false,
         }
     }
 
@@ -54,6 +57,7 @@ impl Outlet {
         self.queue.push_back(framed);
         if self.queued > MOST_QUEUED {
             self.queue.clear();
+            self.queued = 0;
             self.last = Last::Cut;
             return Err(Overflow);
         }
@@ -94,6 +98,22 @@ impl Outlet {
     /// True while something waits for the peer's window.
     pub fn is_blocked(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Bytes queued; when there are some, `take_drained` will be true once there are none.
+    pub fn backlog(&mut self) -> usize {
+        self.awaited |= self.queued > 0;
+        self.queued
+    }
+
+    /// Let `take_drained` be true once nothing is queued.
+    pub fn await_drained(&mut self) {
+        self.awaited = true;
+    }
+
+    /// True once after a `backlog`, when nothing is queued any more.
+    pub fn take_drained(&mut self) -> bool {
+        self.queue.is_empty() && std::mem::take(&mut self.awaited)
     }
 
     /// Write what the peer's window lets; the task is woken when it opens.

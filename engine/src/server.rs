@@ -204,6 +204,9 @@ fn poll_step(core: &Core, id: u64, alarm: &mut Alarm, context: &mut Context<'_>)
         Exchange::Head(respond) => respond.poll_reset(context).map(drop),
         Exchange::Body(outlet) => {
             outlet.poll_pump(context);
+            if !call.closing && outlet.take_drained() {
+                core.emit(Event::Drained(id));
+            }
             if outlet.is_finished() {
                 calls.remove(id);
                 return Poll::Ready(Step::Done);

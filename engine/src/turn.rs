@@ -17,6 +17,7 @@ const STREAM_MESSAGE: u8 = 4;
 const STREAM_CLOSED: u8 = 5;
 const FORWARDED: u8 = 6;
 const HTTP: u8 = 7;
+const DRAINED: u8 = 8;
 /// Paths remembered as Python strings. Clients choose paths, so there is a limit.
 const MOST_PATHS: usize = 4096;
 
@@ -151,6 +152,7 @@ fn to_python<'py>(py: Python<'py>, core: &Core, policy: &mut Policy, event: Even
             let outcome: &Py<PyAny> = &policy.outcomes[outcome];
             (FORWARDED, id, none(), (outcome.clone_ref(py), text)).into_pyobject(py)?
         }
+        Event::Drained(id) => (DRAINED, id, none(), py.None()).into_pyobject(py)?,
         Event::Timer(_) => return Ok(None),
     };
     Ok(Some(event))
