@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 import threading
 from collections.abc import Callable
@@ -50,9 +51,10 @@ def end(bench: Any, call: int) -> None:
     bench.do(lambda: bench.transport.respond_end(call))
 
 
-def test_each_piece_arrives_at_once_and_the_connection_is_used_again(bench: Any) -> None:
+@pytest.mark.parametrize("peek", [True, False])
+def test_each_piece_arrives_at_once_and_the_connection_is_used_again(bench: Any, peek: bool) -> None:
     bench.policy = begun(bench, 206, [("content-type", b"text/event-stream"), ("x-a", b"1")])
-    link = http.client.HTTPConnection("127.0.0.1", bench.listen(http_only=True), timeout=30)
+    link = http.client.HTTPConnection("127.0.0.1", bench.listen(http_only=True, peek=peek), timeout=30)
     for count in (1, 2):
         link.request("GET", "/")
         answer = link.getresponse()
@@ -87,6 +89,27 @@ def test_an_answer_begun_and_ended_in_one_turn_is_whole(bench: Any) -> None:
         link.request("POST", "/", body=b"x" * 1000)
         answer = link.getresponse()
         assert (answer.status, answer.read()) == (200, b"".join(sent))
+    bench.settled()
+    assert not bench.of(api.CALL_CANCELLED)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_body_is_the_pieces_however_they_are_cut_and_timed(bench: Any, seed: int) -> None:
+    chance = random.Random(seed)
+    bench.policy = begun(bench)
+    link = http.client.HTTPConnection("127.0.0.1", bench.listen(http_only=True), timeout=30)
+    for count in range(1, 11):
+        link.request("GET", "/")
+        answer = link.getresponse()
+        call = bench.wait(api.HTTP, count)[-1][1]
+        sent = [chance.randbytes(chance.choice([0, 1, 10, 1000, 100_000])) for _ in range(chance.randrange(20))]
+        left = list(sent)
+        while left:
+            turn = chance.randint(1, len(left))
+            pieces(bench, call, *left[:turn])
+            del left[:turn]
+        end(bench, call)
+        assert answer.read() == b"".join(sent)
     bench.settled()
     assert not bench.of(api.CALL_CANCELLED)
 
