@@ -377,6 +377,21 @@ def test_a_reader_who_does_not_read_is_cut_over_http2_and_others_are_served(benc
     assert client.status(slow) == {"reset": "11"}
 
 
+@pytest.mark.needs("http2_plain")
+def test_a_drain_waits_for_an_answer_that_has_begun_over_http2(bench: Any, raw: Any) -> None:
+    bench.policy = begun(bench)
+    client = raw.client(bench.listen())
+    stream = http2(client)
+    assert client.until(raw.events.ResponseReceived, stream)
+    call = bench.of(api.HTTP)[0][1]
+    done = threading.Event()
+    bench.do(lambda: bench.transport.drain(60.0, done.set))
+    assert not done.wait(0.3)
+    end(bench, call)
+    assert done.wait(30)
+    assert not bench.of(api.CALL_CANCELLED)
+
+
 # gRPC -------------------------------------------------------------------------------------------------------------------
 
 
