@@ -202,7 +202,8 @@ class Transport(Protocol):
         """A further piece of the body, written at once; b'' writes nothing. A no-op before `respond_begin`."""
 
     def respond_end(self, call: int) -> None:
-        """The body is whole; the call is answered. A no-op before `respond_begin`."""
+        """The body is whole; the call is answered. A no-op before `respond_begin`. One that cannot be made whole is cut by `limit(call, 0.0)`, so
+        that the caller does not take it for whole; CALL_CANCELLED follows."""
 
     def forward(self, call: int, upstream: int, headers: Sequence[Header] = (), remove: Sequence[str] = ()) -> None:
         """Pass an open call to an upstream: all its headers whole (without hop-by-hop ones; `headers` replace or add,

@@ -251,6 +251,20 @@ def test_a_limit_cuts_an_answer_that_has_begun(bench: Any, when: str) -> None:
     assert [event[1] for event in bench.of(api.CALL_CANCELLED)] == [call]
 
 
+def test_an_answer_that_cannot_be_made_whole_is_cut(bench: Any) -> None:
+    bench.policy = begun(bench)
+    link = asked(bench.listen(http_only=True))
+    call = bench.wait(api.HTTP)[0][1]
+    pieces(bench, call, b"half")
+    answer = http.client.HTTPResponse(link)
+    answer.begin()
+    assert answer.read(4) == b"half"
+    bench.do(lambda: bench.transport.limit(call, 0.0))
+    with pytest.raises(http.client.IncompleteRead):
+        answer.read()
+    assert bench.wait(api.CALL_CANCELLED)[0][1] == call
+
+
 @pytest.mark.needs("http1")
 def test_a_drain_waits_for_an_answer_that_has_begun(bench: Any) -> None:
     bench.policy = begun(bench)
