@@ -2,7 +2,7 @@
 
 Each call has a stream of its own to the function. Guarantees: responses are carried out one after another, each one's side effects before its
 answer; a failure ends the call and the caller's requests; whichever side ends first, the other hears of it; the function's own status reaches
-the caller of that one call.
+the caller of that one call. A side that reads slowly slows the other one down: what waits here is bounded.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 _SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}
 
 
+MOST_WAITING = 1 << 20
+"""Bytes that may wait for one side of a call before the other side is paused."""
+MOST_RESPONSES = 100
+"""Responses that may wait to be carried out before the function is paused."""
+
+
 def path_of(method: MethodInfo) -> str:
     """The function's method that serves this shape."""
     shape = {(False, False): "handleUnary", (True, False): "handleStreamedIn", (False, True): "handleStreamedOut", (True, True): "handleStreamed"}
@@ -46,14 +52,14 @@ class _Running:
     answered: bool = False
     ended: tuple[int, str] | None = None
     """Status and text with which the function ended the call."""
+    paused: bool = False
+    """The function is told to wait with further responses."""
 
 
 class Actions:
     """All action calls of one proxy. Everything runs on the transport's callback thread."""
 
-    def __init__(
-        self, transport: Transport, function: int, callers: Callers, follow_ups: FollowUps, report_error: Callable[[str], None]
-    ) -> None:
+    def __init__(self, transport: Transport, function: int, callers: Callers, follow_ups: FollowUps, report_error: Callable[[str], None]) -> None:
         self._transport, self._function, self._callers = transport, function, callers
         self._follow_ups, self._report_error = follow_ups, report_error
         self._by_call: dict[int, _Running] = {}
@@ -92,7 +98,27 @@ class Actions:
         command = action_pb2.ActionCommand()
         _fill(command, running.origin.method, payload)
         self._transport.send(running.stream, command.SerializeToString())
+        if call > 0 and self._transport.backlog(running.stream) > MOST_WAITING:
+            self._transport.pause(call)
         return True
+
+    def drained(self, either: int) -> bool:
+        """Nothing waits any more for one side of a call, so the other may go on; False when it is none of these."""
+        if (running := self._by_stream.get(either)) is not None:
+            if running.call > 0:
+                self._transport.resume(running.call)
+        elif (running := self._by_call.get(either)) is not None:
+            self._pace(running)
+        return running is not None
+
+    def _pace(self, running: _Running) -> None:
+        """Let the function wait while its responses pile up, here or on their way to the caller."""
+        if not running.stream or not running.origin.method.server_streaming:
+            return
+        crowded = len(running.responses) > MOST_RESPONSES or self._callers.backlog(running.call) > MOST_WAITING
+        if crowded != running.paused:
+            running.paused = crowded
+            (self._transport.pause_stream if crowded else self._transport.resume_stream)(running.stream)
 
     def end(self, call: int) -> bool:
         """No more requests of a streamed call; False when it is none of these."""
@@ -128,6 +154,7 @@ class Actions:
             running.stream = 0
             running.ended = (Status.UNAVAILABLE, f"the user function cannot be reached: {text}") if refused else (status, text)
         self._advance(running)
+        self._pace(running)
         return True
 
     def _advance(self, running: _Running) -> None:
@@ -184,6 +211,7 @@ class Actions:
         """A response has been carried out."""
         running.busy = False
         self._advance(running)
+        self._pace(running)
 
     def fail(self, running: _Running, status: int, text: str) -> None:
         """A forward within a streamed call has failed."""

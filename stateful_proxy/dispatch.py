@@ -79,6 +79,8 @@ class Dispatch:
                 self._actions.end(call)
         elif kind == api.CALL_CANCELLED:
             return self._cancelled(call)
+        elif kind == api.DRAINED:
+            return self._actions.drained(call)
         elif kind == api.FORWARDED:
             self._commands.passed_on(call, *detail)
         elif kind == api.HTTP:

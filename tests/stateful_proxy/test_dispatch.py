@@ -74,7 +74,7 @@ class Surroundings:
         self.send_message(call, message)
         self.finish(call, 0)
 
-    def send_message(self, call: int, message: bytes) -> None:
+    def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self.replies.setdefault(call, []).append(message)
 
     def headers(self, call: int) -> list[api.Header]:
