@@ -4,12 +4,16 @@ The keys of a shard share the hash tag `{KEYSPACE:SHARD}`, so a script touches o
 
     cs:{KEYSPACE}:layout            hash    journal, shards, hash, format
     cs:{KEYSPACE:SHARD}:f           hash    journal, epoch, nonce, generation, owner: the fence
-    cs:{KEYSPACE:SHARD}:h:ENTITY    hash    seq, epoch, binding, snapshot_seq, snapshot: the head
+    cs:{KEYSPACE:SHARD}:h:ENTITY    hash    seq, epoch, binding, snapshot_seq, puts, snapshot: the head
     cs:{KEYSPACE:SHARD}:e:ENTITY    list    the events
     cs:{KEYSPACE:SHARD}:c:ENTITY:ID string  outcome of a command; it alone expires
+    cs:{KEYSPACE:SHARD}:r:ENTITY    hash    version, value: a replicated value's record
+    cs:{KEYSPACE:SHARD}:l:TYPE      list    the log of the entities with persistence id TYPE; the n-th entry has offset n
+    cs:{KEYSPACE:SHARD}:p           hash    the cursor of each consumer
 
 ENTITY is `LENGTH.LENGTH:PERSISTENCE_ID:ENTITY_ID`: the lengths in bytes make it unambiguous. A value is stored as the length of its type URL,
-a space, the type URL and the data.
+a space, the type URL and the data. An event has its sequence less the entity's puts before it as its place in the list of events; an entry of
+a log is `SEQUENCE PUTS ENTITY_ID`, which finds it there.
 """
 
 from __future__ import annotations
@@ -74,6 +78,11 @@ class Names:
     def fence(self, shard: int) -> bytes:
         """The fence of a shard."""
         return self.shard(shard) + b"f"
+
+
+def log_name(persistence_id: str) -> bytes:
+    """The log of an entity type within its shard."""
+    return b"l:" + persistence_id.encode()
 
 
 def entity_name(entity: EntityKey) -> bytes:
