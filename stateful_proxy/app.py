@@ -24,6 +24,10 @@ from stateful_proxy.admin import Admin
 from stateful_proxy.callers import Callers
 from stateful_proxy.commands import Commands
 from stateful_proxy.coordinator import Coordinator
+from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
+from stateful_proxy.crdt.dialects import Legacy, Present
+from stateful_proxy.crdt.replication import Replication
+from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.discovery import Discovery
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entities import Entities, EntityLimits
@@ -65,6 +69,7 @@ class Proxy:
         self._entities: Entities | None = None
         self._actions: Actions | None = None
         self._commands: Commands | None = None
+        self._crdts: Crdts | None = None
         self._callers = Callers(self._transport)
         self._absence = Absence(self._transport, self._callers)
         self._dispatch: Dispatch | None = None
@@ -151,13 +156,24 @@ class Proxy:
             return
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
-        self._dispatch = Dispatch(transport, model, callers, commands, actions, ownership, self._health, Chosen(settings.entity_headers))
+        replication = Replication(transport, peers, self._member)
+        in_flight, dialect = InFlight(time.monotonic()), Present() if model.protocol == (0, 2) else Legacy()
+        around = Surroundings(
+            transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect, batch.flush
+        )
+        crdts = self._crdts = Crdts(around, batch, settings.shards, CrdtLimits(idle=settings.passivation))
+        chosen = Chosen(settings.entity_headers)
+        self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health, chosen)
         follow_ups.invoke = self._dispatch.invoke
         if peers is not None:
             ownership.announce = peers.announce
             probe = JournalProbe(batch, ownership)
+
+            def concurrency(now: float) -> float:
+                return actions.concurrency(now) + crdts.concurrency(now)
+
             self._coordinator = Coordinator(
-                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, actions, peers, probe, self._health.changed
+                self._transport, settings.coordinator, self._hello(data, peer), ownership, entities, concurrency, peers, probe, self._map_changed
             )
             self._coordinator.start()
         self._transport.after(TICK, self._tick)
@@ -182,6 +198,12 @@ class Proxy:
             methods=self._model.method_table(),
         )
 
+    def _map_changed(self) -> None:
+        assert self._health is not None
+        assert self._crdts is not None
+        self._health.changed()
+        self._crdts.members_changed()
+
     def _owned_changed(self) -> None:
         if self._coordinator is not None:
             self._coordinator.beat_soon()
@@ -192,6 +214,8 @@ class Proxy:
         now = time.monotonic()
         self._transport.after(TICK, self._tick)
         self._entities.passivate(now)
+        if self._crdts is not None:
+            self._crdts.tick(now)
         if self._coordinator is not None:
             self._coordinator.tick(now)
         self._batch.flush()
@@ -230,7 +254,7 @@ class Proxy:
         if kind == api.HTTP and not event[3][2]:
             self._admin.on_event(event)
         elif kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
-            if self._actions is not None and self._actions.on_event(event):
+            if any(room.on_event(event) for room in (self._actions, self._crdts) if room is not None):
                 if kind == api.STREAM_CLOSED and (event[3][3] or event[3][0] == Status.UNAVAILABLE):
                     self._discovery.again(lost=True)
                 return
@@ -259,7 +283,8 @@ class Proxy:
     def metrics(self) -> dict[str, float]:
         """Figures for the metrics page."""
         entities, ownership, commands, actions = self._entities, self._ownership, self._commands, self._actions
-        if entities is None or ownership is None or commands is None or actions is None:
+        crdts = self._crdts
+        if entities is None or ownership is None or commands is None or actions is None or crdts is None:
             return {"cloudstate_ready": 0}
         return {
             "cloudstate_ready": float(not self.problem()),
@@ -267,6 +292,9 @@ class Proxy:
             "cloudstate_entities_passivated_total": entities.passivated,
             "cloudstate_commands_total": entities.commands,
             "cloudstate_action_calls_total": actions.calls,
+            "cloudstate_crdts_active": crdts.active,
+            "cloudstate_crdt_commands_total": crdts.commands,
+            "cloudstate_crdt_pushes_total": crdts.pushed,
             "cloudstate_commands_waiting": self._absence.waiting,
             "cloudstate_journal_fenced_total": entities.fenced,
             "cloudstate_journal_regressed_total": entities.regressed,
@@ -334,8 +362,19 @@ class Proxy:
             self._transport.after(0.02, lambda: self._await_handover(deadline))
 
     def _close(self, deadline: float) -> None:
-        """What has been passed on to other proxies, or is at the function still, may end."""
-        self._transport.drain(max(0.5, deadline - time.monotonic()), self.ended.set)
+        """Replicated entities leave; then what has been passed on to other proxies, or is at the function still, may end."""
+        closing = False
+
+        def close() -> None:
+            nonlocal closing
+            if not closing:
+                closing = True
+                self._transport.drain(max(0.5, deadline - time.monotonic()), self.ended.set)
+
+        if self._crdts is not None and self._batch is not None:
+            self._crdts.leave(close)
+            self._batch.flush()
+        self._transport.after(0.0 if self._crdts is None else max(0.0, deadline - time.monotonic() - 1.0), close)
 
     def stop(self) -> None:
         """Close journal and transport."""
@@ -343,6 +382,10 @@ class Proxy:
             self._journal.close()
         self._transport.stop()
         self._transport.join()
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _version() -> str:

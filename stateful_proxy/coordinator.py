@@ -15,7 +15,6 @@ from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.shard_map import Entry
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Transport
-from stateful_proxy.actions import Actions
 from stateful_proxy.entities import Entities
 from stateful_proxy.journal_probe import JournalProbe
 from stateful_proxy.ownership import Ownership
@@ -32,7 +31,10 @@ SILENCE_LIMIT = 5.0
 
 
 class Coordinator:
-    """Keeps this proxy a member. `on_map` is called after each map change; `flush` sends what that asked of the journal."""
+    """Keeps this proxy a member. `on_map` is called after each map change.
+
+    `concurrency` tells the commands at the function that concern no owned entity, on average since it was asked last.
+    """
 
     def __init__(
         self,
@@ -41,13 +43,14 @@ class Coordinator:
         hello: pb.Hello,
         ownership: Ownership,
         entities: Entities,
-        actions: Actions,
+        concurrency: Callable[[float], float],
         peers: Peers,
         probe: JournalProbe,
         on_map: Callable[[], None],
     ) -> None:
         self._transport, self._hello, self._on_map = transport, hello, on_map
-        self._ownership, self._entities, self._actions, self._peers, self._probe = ownership, entities, actions, peers, probe
+        self._ownership, self._entities, self._peers, self._probe = ownership, entities, peers, probe
+        self._other_concurrency = concurrency
         self._target, self._upstream = target, transport.connect(target)
         self._stream = 0
         self._retry = RETRY_FIRST
@@ -71,7 +74,7 @@ class Coordinator:
     def tick(self, now: float) -> None:
         """Look at load and journal, and beat; give a silent stream up."""
         self._load = self._entities.load(now)
-        self._concurrency = self._entities.function_concurrency + self._actions.concurrency(now)
+        self._concurrency = self._entities.function_concurrency + self._other_concurrency(now)
         self._probe.ask(now)
         if self._stream and now - self._heard >= SILENCE_LIMIT:
             self._heard = now

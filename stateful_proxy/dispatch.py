@@ -17,6 +17,8 @@ from stateful_proxy import health, reflection
 from stateful_proxy.actions import Actions
 from stateful_proxy.callers import Callers
 from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, Routed
+from stateful_proxy.crdt.crdts import Crdts
+from stateful_proxy.crdt.replication import REPLICATE
 from stateful_proxy.health import Health
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import Chosen, metadata_of
@@ -44,12 +46,13 @@ class Dispatch:
         callers: Callers,
         commands: Commands,
         actions: Actions,
+        crdts: Crdts,
         ownership: Ownership,
         health_: Health,
         chosen: Chosen,
     ) -> None:
         self._transport, self._model, self._callers = transport, model, callers
-        self._commands, self._actions, self._ownership, self._health = commands, actions, ownership, health_
+        self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
         self._chosen = chosen
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
@@ -94,7 +97,8 @@ class Dispatch:
         """A caller is gone; False when nothing here waits for it."""
         self._reflecting.discard(call)
         self._unasked.discard(call)
-        return self._commands.cancelled(call) or self._actions.cancelled(call) or self._health.forget(call)
+        rooms = (self._commands, self._actions, self._crdts)
+        return any(room.cancelled(call) for room in rooms) or self._health.forget(call)
 
     def _call(self, call: int, data: bytes, detail: Any) -> None:
         path, complete, picked = detail
@@ -132,7 +136,8 @@ class Dispatch:
         """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""
         method = invocation.method
         if method.entity_type == CRDT:
-            self._callers.finish(call, Status.UNIMPLEMENTED, f"{method.path}: CRDT entities are not supported yet")
+            if key := self._key(call, method, invocation.payload):
+                self._crdts.command(call, invocation, key)
             return
         self._actions.begin(call, invocation, more, empty)
 
@@ -166,6 +171,8 @@ class Dispatch:
                 self._transport.finish(call, Status.OK)
         elif path == SEALED and len(picked) > len(PICKED):
             self._sealed(call, data)
+        elif path == REPLICATE and len(picked) > len(PICKED):
+            self._crdts.received(call, data)
         else:
             known = ", ".join(self._model.services)
             self._transport.finish(call, Status.UNIMPLEMENTED, f"{path}: is not a method of this service; services here: {known}")

@@ -20,6 +20,11 @@ class Peers:
         self._addresses: dict[str, str] = {}
         self._upstreams: dict[str, int] = {}
 
+    @property
+    def others(self) -> frozenset[str]:
+        """Members that are up, without this one."""
+        return frozenset(self._addresses)
+
     def update(self, members: Iterable[coordination_pb2.Member]) -> None:
         """These, and no others, are the members now."""
         self._addresses = {m.member_id: m.peer_address for m in members if m.member_id != self._member}

@@ -78,6 +78,8 @@ class ServiceModel:
     library: str
     files: Mapping[str, bytes]
     """The function's descriptors by file name, serialized."""
+    protocol: tuple[int, int] = (0, 2)
+    """The version that the function speaks, (0, 0) for one that does not say."""
 
     def key(self, method: MethodInfo, payload: bytes) -> str:
         """The entity key in a request; '' when it is missing. MalformedMessage when the request does not parse."""
@@ -121,7 +123,7 @@ def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
     info = spec.service_info
     library = f"{info.support_library_name} {info.support_library_version}".strip()
     services = sorted({m.service for m in methods.values()})
-    return ServiceModel(methods, services, pool, info.service_name, library, {f.name: f.SerializeToString() for f in files})
+    return ServiceModel(methods, services, pool, info.service_name, library, {f.name: f.SerializeToString() for f in files}, version)
 
 
 def difference(before: ServiceModel, after: ServiceModel) -> str:

@@ -59,6 +59,7 @@ class FakeTransport:
     def __init__(self) -> None:
         self.streams: dict[int, FakeStream] = {}
         self.answers: dict[int, FakeAnswer] = {}
+        self.messages: dict[int, list[bytes]] = {}
         self.gone: set[int] = set()
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.posted: list[Callable[[], None]] = []
@@ -100,6 +101,10 @@ class FakeTransport:
 
     def reply(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self._end(call, FakeAnswer(0, message, headers=list(headers)))
+
+    def send_message(self, call: int, message: bytes) -> None:
+        assert call not in self.answers, f"call {call} has ended and takes no message"
+        self.messages.setdefault(call, []).append(message)
 
     def finish(self, call: int, status: int, message: str = "", trailers: Sequence[api.Header] = ()) -> None:
         self._end(call, FakeAnswer(int(status), text=message, headers=list(trailers)))

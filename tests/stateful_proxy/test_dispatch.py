@@ -154,7 +154,7 @@ class Bench:
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
         commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
-        self.dispatch = Dispatch(around, around, callers, commands, around, around, self.health, Chosen(()))
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()))
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool | None = True) -> int:

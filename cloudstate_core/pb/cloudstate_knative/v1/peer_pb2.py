@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cloudstate_knative/v1/peer.proto\x12\x15\x63loudstate_knative.v1\"J\n\x0cSealedNotice\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05since\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"\x17\n\x15SealedAcknowledgement2j\n\x0bPeerService\x12[\n\x06Sealed\x12#.cloudstate_knative.v1.SealedNotice\x1a,.cloudstate_knative.v1.SealedAcknowledgementb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cloudstate_knative/v1/peer.proto\x12\x15\x63loudstate_knative.v1\"J\n\x0cSealedNotice\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05since\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"\x17\n\x15SealedAcknowledgement\"\xbd\x01\n\x0bReplication\x12:\n\x07\x63hanges\x18\x01 \x03(\x0b\x32).cloudstate_knative.v1.Replication.Change\x1ar\n\x06\x43hange\x12\x16\n\x0epersistence_id\x18\x01 \x01(\t\x12\x11\n\tentity_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x10\n\x06record\x18\x04 \x01(\x0cH\x00\x12\x11\n\x07\x64\x65leted\x18\x05 \x01(\x08H\x00\x42\x07\n\x05value\"\x14\n\x12ReplicationReceipt2\xc6\x01\n\x0bPeerService\x12[\n\x06Sealed\x12#.cloudstate_knative.v1.SealedNotice\x1a,.cloudstate_knative.v1.SealedAcknowledgement\x12Z\n\tReplicate\x12\".cloudstate_knative.v1.Replication\x1a).cloudstate_knative.v1.ReplicationReceiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEALEDNOTICE']._serialized_end=133
   _globals['_SEALEDACKNOWLEDGEMENT']._serialized_start=135
   _globals['_SEALEDACKNOWLEDGEMENT']._serialized_end=158
-  _globals['_PEERSERVICE']._serialized_start=160
-  _globals['_PEERSERVICE']._serialized_end=266
+  _globals['_REPLICATION']._serialized_start=161
+  _globals['_REPLICATION']._serialized_end=350
+  _globals['_REPLICATION_CHANGE']._serialized_start=236
+  _globals['_REPLICATION_CHANGE']._serialized_end=350
+  _globals['_REPLICATIONRECEIPT']._serialized_start=352
+  _globals['_REPLICATIONRECEIPT']._serialized_end=372
+  _globals['_PEERSERVICE']._serialized_start=375
+  _globals['_PEERSERVICE']._serialized_end=573
 # @@protoc_insertion_point(module_scope)

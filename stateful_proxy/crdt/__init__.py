@@ -1,0 +1,1 @@
+"""Replicated entities: values that every proxy of a service may change at the same time, and that converge."""

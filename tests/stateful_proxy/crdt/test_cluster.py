@@ -1,0 +1,75 @@
+"""Real proxies with one replicated counter behind them: how fast they agree, and what survives."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.stateful_proxy.crdt.function import CrdtCluster, Watcher, add
+from tests.stateful_proxy.processes import BACKENDS, until
+
+AGREE_WITHIN = 0.2
+"""Seconds at the 99th percentile, from an acknowledged change to the last proxy that shows it."""
+
+
+@pytest.fixture(params=BACKENDS)
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[CrdtCluster]:
+    made = CrdtCluster(request.param)
+    await made.start()
+    yield made
+    await made.stop()
+    assert made.function.broken == []
+
+
+async def test_three_proxies_agree_soon(cluster: CrdtCluster) -> None:
+    proxies = [await cluster.proxy(f"pod-{n}") for n in range(3)]
+    watchers = [Watcher(proxy, "k") for proxy in proxies]
+    total, delays = 0, []
+    for number in range(100):
+        total += await add(random.choice(proxies), "k", 1) and 1
+        told = time.monotonic()
+        await until(lambda total=total: all(total in w.seen for w in watchers), f"everybody has seen change {number}")  # type: ignore[misc]
+        delays.append(max(w.seen[total] for w in watchers) - told)
+    for watcher in watchers:
+        watcher.stop()
+    delays.sort()
+    print(f"agreed after {delays[50] * 1000:.1f} ms (median), {delays[98] * 1000:.1f} ms (p99)")
+    assert delays[98] <= AGREE_WITHIN
+
+
+async def test_all_change_it_at_the_same_time_and_nothing_is_lost(cluster: CrdtCluster) -> None:
+    proxies = [await cluster.proxy(f"pod-{n}") for n in range(3)]
+    watchers = [Watcher(proxy, "k") for proxy in proxies]
+    await asyncio.gather(*(add(proxies[n % 3], "k", 1) for n in range(300)))
+    await until(lambda: all(w.last == 300 for w in watchers), "everybody has seen all of it")
+    for watcher in watchers:
+        watcher.stop()
+
+
+async def test_a_value_survives_crashes_and_the_time_without_any_proxy(cluster: CrdtCluster) -> None:
+    proxies = [await cluster.proxy(f"pod-{n}") for n in range(2)]
+    for number in range(20):
+        await add(proxies[number % 2], "k", 1)
+    await proxies[0].end(signal.SIGKILL)
+    assert await add(proxies[1], "k", 1) in (21, 20), "a change that was told before the crash is in the journal"
+    await proxies[1].end(signal.SIGKILL)
+    alone = await cluster.proxy("pod-3")
+    assert await add(alone, "k", 0) == 21
+    assert await add(alone, "k", 1) == 22
+
+
+async def test_a_proxy_that_stops_ends_its_streams_in_good_order(cluster: CrdtCluster) -> None:
+    proxies = [await cluster.proxy(f"pod-{n}") for n in range(2)]
+    watcher = Watcher(proxies[0], "k")
+    await add(proxies[0], "k", 5)
+    await until(lambda: watcher.last == 5, "it watches")
+    began = time.monotonic()
+    assert await proxies[0].end() == 0
+    await watcher.task
+    assert time.monotonic() - began < 10
+    assert await add(proxies[1], "k", 0) == 5
