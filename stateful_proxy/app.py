@@ -77,7 +77,7 @@ class Proxy:
         self._ownership: Ownership | None = None
         self._admin = Admin(self._transport, self.problem, self.metrics, {"/shards": self.shards, "/entities": self.entities})
         self._health: Health | None = None
-        self._draining = False
+        self._draining = self._begun = False
         self.errors = 0
 
     def start(self) -> None:
@@ -92,6 +92,7 @@ class Proxy:
         self._discovery = Discovery(
             self._transport, self._function, settings.function, _version(), self._discovered, self._replaced, self._function_changed
         )
+        self._begun = True
         self._discovery.start()
         self._transport.after(LATE, self._tell_late)
         self._on_journal_event = open_journal(
@@ -270,6 +271,8 @@ class Proxy:
         """Why the proxy is not ready; '' when it is."""
         if self.failure or self._draining:
             return self.failure or "draining"
+        if not self._begun:
+            return "starting"
         if self._model is None:
             return self._discovery.problem
         if self._journal is None:
