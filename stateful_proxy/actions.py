@@ -3,6 +3,8 @@
 Each call has a stream of its own to the function. Guarantees: responses are carried out one after another, each one's side effects before its
 answer; a failure ends the call and the caller's requests; whichever side ends first, the other hears of it; the function's own status reaches
 the caller of that one call. A side that reads slowly slows the other one down: what waits here is bounded.
+
+The first message of a streamed request has the names alone; in protocol 0.1 there is no such message, and every one has them.
 """
 
 from __future__ import annotations
@@ -80,13 +82,11 @@ class Actions:
         command = action_pb2.ActionCommand(service_name=method.service, name=method.name)
         if invocation.metadata is not None and invocation.metadata.entries:
             command.metadata.CopyFrom(invocation.metadata)
-        if method.client_streaming:
+        if method.client_streaming and method.entity_type == ACTION:
             self._transport.send(stream, command.SerializeToString())
-            if not empty:
-                self.feed(call, invocation.payload)
-        else:
-            _fill(command, method, invocation.payload)
-            self._transport.send(stream, command.SerializeToString())
+            command = action_pb2.ActionCommand()
+        if not empty:
+            self._request(running, command, invocation.payload)
         if not more:
             self._transport.half_close(stream)
 
@@ -95,9 +95,10 @@ class Actions:
         running = self._by_call.get(call)
         if running is None:
             return False
-        command = action_pb2.ActionCommand()
-        _fill(command, running.origin.method, payload)
-        self._transport.send(running.stream, command.SerializeToString())
+        command, method = action_pb2.ActionCommand(), running.origin.method
+        if method.entity_type == STATELESS_FUNCTION:
+            command.service_name, command.name = method.service, method.name
+        self._request(running, command, payload)
         if call > 0 and self._transport.backlog(running.stream) > MOST_WAITING:
             self._transport.pause(call)
         return True
@@ -119,6 +120,10 @@ class Actions:
         if crowded != running.paused:
             running.paused = crowded
             (self._transport.pause_stream if crowded else self._transport.resume_stream)(running.stream)
+
+    def _request(self, running: _Running, command: action_pb2.ActionCommand, payload: bytes) -> None:
+        command.payload.type_url, command.payload.value = f"type.googleapis.com/{running.origin.method.input_type}", payload
+        self._transport.send(running.stream, command.SerializeToString())
 
     def end(self, call: int) -> bool:
         """No more requests of a streamed call; False when it is none of these."""
@@ -244,10 +249,6 @@ class Actions:
         seconds = self._seconds + sum(now - max(running.began, self._since) for running in self._by_call.values())
         self._seconds, self._since = 0.0, now
         return seconds / elapsed
-
-
-def _fill(command: action_pb2.ActionCommand, method: MethodInfo, payload: bytes) -> None:
-    command.payload.type_url, command.payload.value = f"type.googleapis.com/{method.input_type}", payload
 
 
 class _Relay:

@@ -89,9 +89,8 @@ class Proxy:
     def _begin(self) -> None:
         settings = self.settings
         self._function = self._transport.connect(settings.function)
-        self._discovery = Discovery(
-            self._transport, self._function, settings.function, _version(), self._discovered, self._replaced, self._function_changed
-        )
+        told = (self._discovered, self._replaced, self._function_changed)
+        self._discovery = Discovery(self._transport, self._function, settings.function, _version(), *told, settings.oldest_protocol)
         self._begun = True
         self._discovery.start()
         self._transport.after(LATE, self._tell_late)

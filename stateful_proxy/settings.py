@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from cloudstate_core.environment import Environment
 from cloudstate_core.process import SettingsError
+from stateful_proxy.service import PROTOCOLS, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Settings:
     """Where others reach this proxy, when it is bound to every address; empty: found by the host's own name."""
     function_streams: int = 0
     """Entity streams that the function can serve at once; 0: as many as its library is known for."""
+    oldest_protocol: Version = PROTOCOLS[0]
+    """Functions that speak an older one are refused."""
     advertise_port: int = 0
     """Port that calls are sent to, when something in front takes them (queue-proxy in a pod); 0: the data port."""
 
@@ -86,6 +89,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         entity_headers=_names(text("ENTITY_HEADERS", "")),
         advertise_host=text("ADVERTISE_HOST", ""),
         function_streams=number("FUNCTION_STREAMS", 0, 0, 1_000_000),
+        oldest_protocol=_protocol(text("OLDEST_PROTOCOL", _shown(PROTOCOLS[0]))),
         advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
 
@@ -95,6 +99,17 @@ def _names(value: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[0-9a-z_.\-]+\*?", name) for name in names):
         raise SettingsError(f"CLOUDSTATE_ENTITY_HEADERS={value!r}: must be header names with commas between them; x-* stands for all that begin so")
     return names
+
+
+def _shown(protocol: Version) -> str:
+    return f"{protocol[0]}.{protocol[1]}"
+
+
+def _protocol(value: str) -> Version:
+    known = {_shown(protocol): protocol for protocol in PROTOCOLS}
+    if value not in known:
+        raise SettingsError(f"CLOUDSTATE_OLDEST_PROTOCOL={value!r}: must be one of {', '.join(known)}")
+    return known[value]
 
 
 def _seconds(value: str) -> float:

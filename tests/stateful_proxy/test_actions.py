@@ -101,6 +101,23 @@ def test_streamed_requests_follow_a_message_of_names(stage: Stage) -> None:
     assert stage.transport.streams[1].half_closed
 
 
+def test_in_protocol_0_1_every_streamed_request_has_the_names(stage: Stage) -> None:
+    metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key="k", string_value="v")])
+    stage.begin(method("Old", True, entity_type=STATELESS_FUNCTION), b"one", metadata, more=True)
+    assert stage.actions.feed(1, b"two")
+    assert [(m.service_name, m.name, m.payload.value, len(m.metadata.entries)) for m in stage.got()] == [
+        ("t.A", "Old", b"one", 1),
+        ("t.A", "Old", b"two", 0),
+    ]
+
+
+@pytest.mark.parametrize(("entity_type", "messages"), [(ACTION, 1), (STATELESS_FUNCTION, 0)])
+def test_a_streamed_call_without_a_request(stage: Stage, entity_type: str, messages: int) -> None:
+    stage.actions.begin(1, Invocation(method("In", True, entity_type=entity_type), b""), empty=True)
+    assert len(stage.got()) == messages
+    assert stage.transport.streams[1].half_closed
+
+
 def test_one_answer(stage: Stage) -> None:
     stage.begin(UNARY)
     stage.say(b"out")

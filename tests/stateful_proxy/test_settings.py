@@ -23,6 +23,11 @@ def test_header_names(text: str, names: tuple[str, ...]) -> None:
     assert settings_of({"CLOUDSTATE_ENTITY_HEADERS": text}).entity_headers == names
 
 
+@pytest.mark.parametrize(("environment", "oldest"), [({}, (0, 1)), ({"CLOUDSTATE_OLDEST_PROTOCOL": "0.2"}, (0, 2))])
+def test_the_oldest_protocol_taken(environment: dict[str, str], oldest: tuple[int, int]) -> None:
+    assert settings_of(environment).oldest_protocol == oldest
+
+
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
@@ -36,6 +41,8 @@ def test_header_names(text: str, names: tuple[str, ...]) -> None:
         ("CLOUDSTATE_ENTITY_HEADERS", "x-user x-other", "must be header names with commas between them"),
         ("CLOUDSTATE_USER_FUNCTION", "localhost", "must be host:port"),
         ("CLOUDSTATE_SERVICE", "cart", "must be namespace/name"),
+        ("CLOUDSTATE_OLDEST_PROTOCOL", "0.3", "must be one of 0.1, 0.2"),
+        ("CLOUDSTATE_OLDEST_PROTOCOL", "", "must be one of 0.1, 0.2"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value_and_rule(key: str, value: str, rule: str) -> None:
