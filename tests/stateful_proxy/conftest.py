@@ -102,7 +102,7 @@ class FakeTransport:
     def reply(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self._end(call, FakeAnswer(0, message, headers=list(headers)))
 
-    def send_message(self, call: int, message: bytes) -> None:
+    def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         assert call not in self.answers, f"call {call} has ended and takes no message"
         self.messages.setdefault(call, []).append(message)
 
