@@ -37,6 +37,7 @@ from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.journal_probe import JournalProbe
 from stateful_proxy.kinds import kinds_of
 from stateful_proxy.libraries import quirks_of
+from stateful_proxy.metadata import Chosen
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import Peers
 from stateful_proxy.service import ServiceModel
@@ -78,7 +79,7 @@ class Proxy:
         self._ownership: Ownership | None = None
         self._admin = Admin(self._transport, self.problem, self.metrics, {"/shards": self.shards, "/entities": self.entities})
         self._health: Health | None = None
-        self._draining = False
+        self._draining = self._begun = False
         self.errors = 0
 
     def start(self) -> None:
@@ -92,6 +93,7 @@ class Proxy:
         self._function = self._transport.connect(settings.function)
         told = (self._discovered, self._replaced, self._function_changed)
         self._discovery = Discovery(self._transport, self._function, settings.function, _version(), *told, settings.oldest_protocol)
+        self._begun = True
         self._discovery.start()
         self._transport.after(LATE, self._tell_late)
         self._on_journal_event = open_journal(
@@ -162,7 +164,8 @@ class Proxy:
             transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect, batch.flush
         )
         crdts = self._crdts = Crdts(around, batch, settings.shards, CrdtLimits(idle=settings.passivation))
-        self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health)
+        chosen = Chosen(settings.entity_headers)
+        self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health, chosen)
         follow_ups.invoke = self._dispatch.invoke
         if peers is not None:
             ownership.announce = peers.announce
@@ -269,6 +272,8 @@ class Proxy:
         """Why the proxy is not ready; '' when it is."""
         if self.failure or self._draining:
             return self.failure or "draining"
+        if not self._begun:
+            return "starting"
         if self._model is None:
             return self._discovery.problem
         if self._journal is None:

@@ -128,6 +128,7 @@ class Entities:
         command_id: str,
         retry: bool = False,
         chain: tuple[str, ...] = (),
+        metadata: bytes = b"",
     ) -> None:
         """Execute one call on an entity; it is answered through `Callers`."""
         self.commands += 1
@@ -146,7 +147,7 @@ class Entities:
             self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
         self._by_call[call] = entity
-        command = Command(call, method, payload, command_id, retry, chain=chain)
+        command = Command(call, method, payload, command_id, retry, chain=chain, metadata=metadata)
         if entity.state is State.IDLE and not entity.mailbox and not retry:
             self._execute(entity, command)
         else:
@@ -297,7 +298,8 @@ class Entities:
     def _execute(self, entity: Entity, command: Command) -> None:
         entity.state, entity.current = State.BUSY, command
         entity.started = entity.used = time.monotonic()
-        encoded = self._encoder.encode(entity.kind.command_tag, entity.id_field, entity.next_id, command.method, command.payload)
+        kind = entity.kind
+        encoded = self._encoder.encode(kind.command_tag, entity.id_field, entity.next_id, command.method, command.payload, command.metadata)
         self._transport.send(entity.stream, encoded)
         entity.next_id += 1
 
@@ -352,6 +354,8 @@ class Entities:
         answer = self._answer_of(entity, command, action, changes and entity.kind.steps(reply))
         answer.effects = reply.side_effects
         if not changes:
+            if ignored := entity.kind.ignored(reply):
+                self._report_error(f"{command.method.path}: {ignored}")
             self._done(entity)
             self._deliver(command, answer)
             self._next(entity)

@@ -16,7 +16,7 @@ class Invocation:
     method: MethodInfo
     payload: bytes
     metadata: entity_pb2.Metadata | None = None
-    """For actions; entities get none."""
+    """For actions; entities get what is chosen of it."""
     command_id: str = ""
     """Under which an entity remembers that it was done; '' = it does not."""
     chain: tuple[str, ...] = ()

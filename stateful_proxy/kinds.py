@@ -36,6 +36,9 @@ class Kind(Protocol):
     def changes(self, reply: Any) -> bool:
         """Does a reply ask to change what is stored?"""
 
+    def ignored(self, reply: Any) -> str:
+        """What a reply that changes nothing asks for in vain, for the function to hear; '' for nothing."""
+
     def change(self, entity: Entity, command: Command, reply: Any, outcome: bytes) -> Append | Put:
         """What a reply that changes something asks of the journal; a duplicate of the command is answered with `outcome`."""
 
@@ -71,6 +74,10 @@ class EventSourced:
         """A snapshot alone changes nothing: it is legal with events only."""
         return bool(reply.events)
 
+    def ignored(self, reply: event_sourced_pb2.EventSourcedReply) -> str:
+        """Such a snapshot."""
+        return "a snapshot without events is not stored; send it with the last event in it" if reply.HasField("snapshot") else ""
+
     def steps(self, reply: event_sourced_pb2.EventSourcedReply) -> int:
         """One for each event."""
         return len(reply.events)
@@ -101,6 +108,10 @@ class ValueEntity:
     def changes(self, reply: value_entity_pb2.ValueEntityReply) -> bool:
         """An update or a delete."""
         return reply.HasField("state_action") and reply.state_action.WhichOneof("action") is not None
+
+    def ignored(self, reply: value_entity_pb2.ValueEntityReply) -> str:
+        """Nothing."""
+        return ""
 
     def steps(self, reply: value_entity_pb2.ValueEntityReply) -> int:
         """One version."""

@@ -36,6 +36,8 @@ class Settings:
     passivation: float
     """Idle seconds after which an entity leaves memory."""
     transport: str
+    entity_headers: tuple[str, ...] = ()
+    """Request headers that commands of entities carry; actions get all of them."""
     journal_password: str = field(default="", repr=False)
     """Of the journal's server; it wins over one in the URL."""
     advertise_host: str = ""
@@ -84,11 +86,19 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         shards=number("SHARDS", 256, 1, 4096),
         passivation=_seconds(text("PASSIVATION_TIMEOUT", "30s")),
         transport=text("TRANSPORT", "auto"),
+        entity_headers=_names(text("ENTITY_HEADERS", "")),
         advertise_host=text("ADVERTISE_HOST", ""),
         function_streams=number("FUNCTION_STREAMS", 0, 0, 1_000_000),
         oldest_protocol=_protocol(text("OLDEST_PROTOCOL", _shown(PROTOCOLS[0]))),
         advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
+
+
+def _names(value: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    if not all(re.fullmatch(r"[0-9a-z_.\-]+\*?", name) for name in names):
+        raise SettingsError(f"CLOUDSTATE_ENTITY_HEADERS={value!r}: must be header names with commas between them; x-* stands for all that begin so")
+    return names
 
 
 def _shown(protocol: Version) -> str:

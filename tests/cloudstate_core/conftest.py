@@ -129,7 +129,7 @@ class Bench:
         kind, call, data, detail = event
         if kind == api.CALL and detail[0] != "/test/Chat":
             self.transport.reply(call, data)
-        elif kind in (api.CALL, api.CALL_MESSAGE):
+        elif kind == api.CALL_MESSAGE or (kind == api.CALL and detail[1] is not None):
             self.transport.send_message(call, data)
         if kind == api.CALL_END or (kind == api.CALL and detail[0] == "/test/Chat" and detail[1]):
             self.transport.finish(call, 0)

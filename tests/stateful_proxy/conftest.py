@@ -64,6 +64,8 @@ class FakeTransport:
         self.gone: set[int] = set()
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.posted: list[Callable[[], None]] = []
+        self.backlogs: dict[int, int] = {}
+        self.paused: set[tuple[str, int]] = set()
         self._numbered: dict[int, Any] = {}
         self._timers = 0
 
@@ -82,10 +84,26 @@ class FakeTransport:
     def reset(self, stream: int) -> None:
         self.streams[stream].reset = True
 
+    def backlog(self, either: int) -> int:
+        assert either > 0
+        return self.backlogs.get(either, 0)
+
+    def pause(self, call: int) -> None:
+        self.paused.add(("call", call))
+
+    def resume(self, call: int) -> None:
+        self.paused.discard(("call", call))
+
+    def pause_stream(self, stream: int) -> None:
+        self.paused.add(("stream", stream))
+
+    def resume_stream(self, stream: int) -> None:
+        self.paused.discard(("stream", stream))
+
     def reply(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self._end(call, FakeAnswer(0, message, headers=list(headers)))
 
-    def send_message(self, call: int, message: bytes) -> None:
+    def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         assert call not in self.answers, f"call {call} has ended and takes no message"
         self.messages.setdefault(call, []).append(message)
 

@@ -39,6 +39,7 @@ def test_the_answer_waits_for_its_events(bench: Any) -> None:
 def test_no_events_no_append(bench: Any) -> None:
     call = bench.call()
     bench.reply(1, 1, b"sum", snapshot=b"ignored without events")
+    assert bench.reported[-1] == "/test.Counter/Add: a snapshot without events is not stored; send it with the last event in it"
     assert bench.transport.answers[call].body == b"sum"
     assert not [o for o in bench.journal.operations if isinstance(o, Append)]
 
