@@ -56,7 +56,7 @@ envtest: setup   ## reconcilers and webhooks against a real API server: etcd and
 	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest) && trap '$(CLUSTER)/envtest.sh stop build/envtest' EXIT && \
 	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
 
-test-sdks: setup ## functions on published Cloudstate SDKs behind the real proxy; CLOUDSTATE_SDKS=python,node,java picks some
+test-sdks: setup ## functions on published Cloudstate SDKs behind the real proxy; CLOUDSTATE_SDKS=python,node,java,java-0.4 picks some
 	CLOUDSTATE_SDKS=$${CLOUDSTATE_SDKS:-all} $(BIN)/python -m pytest -q tests/sdks --junitxml=build/sdks.xml
 
 release:         ## render the manifests of a release into build/release; REGISTRY and TAG say where its images are, OVERLAY picks a variant

@@ -30,7 +30,9 @@ class Sdk:
     """A published SDK."""
 
     name: str
-    """Folder of the functions on it; also how it is asked for."""
+    """How it is asked for."""
+    functions: str
+    """Folder of the functions on it."""
     programs: tuple[str, ...]
     """What must be on this machine."""
     install: Callable[[pathlib.Path], None]
@@ -41,13 +43,13 @@ class Sdk:
 
 def installed(sdk: Sdk) -> pathlib.Path:
     """The folder with the SDK and the functions on it. CalledProcessError, with its output shown, when it cannot be made."""
-    folder = _cache() / f"{sdk.name}-{_digest(sdk.name)}"
+    folder = _cache() / f"{sdk.name}-{_digest(sdk)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / ".complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(HERE / sdk.name, folder)
+            shutil.copytree(HERE / sdk.functions, folder)
             shutil.copytree(HERE / "proto", folder / "proto")
             sdk.install(folder)
             (folder / ".complete").touch()
@@ -58,10 +60,10 @@ def _cache() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "cloudstate-knative/sdks"
 
 
-def _digest(name: str) -> str:
+def _digest(sdk: Sdk) -> str:
     """Of all that an installation is made from."""
     digest = hashlib.sha256(sys.version.encode())
-    for root in (HERE / name, HERE / "proto", pathlib.Path(__file__)):
+    for root in (HERE / sdk.functions, HERE / "proto", pathlib.Path(__file__)):
         for path in sorted([root] if root.is_file() else root.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
@@ -98,15 +100,24 @@ def _node(folder: pathlib.Path) -> None:
     _run(folder, sys.executable, "-m", "grpc_tools.protoc", *includes, *made, *_protos(folder))
 
 
-def _java(folder: pathlib.Path) -> None:
-    _run(folder, "mvn", "--batch-mode", "--quiet", "--no-transfer-progress", "package")
+def _java(version: str) -> Callable[[pathlib.Path], None]:
+    maven = ("mvn", "--batch-mode", "--quiet", "--no-transfer-progress")
+    return lambda folder: _run(folder, *maven, f"-Dcloudstate.version={version}", "package")
+
+
+def _java_command(name: str) -> list[str]:
+    return ["java", "-cp", "target/cart.jar:target/dependency/*", f"shop.{name.title()}"]
+
+
+_JDK = ("java", "javac", "mvn")
 
 
 SDKS: Mapping[str, Sdk] = {
     sdk.name: sdk
     for sdk in (
-        Sdk("python", (), _python, lambda name: ["venv/bin/python", "-u", f"{name}.py"]),
-        Sdk("node", ("node", "npm"), _node, lambda name: ["node", "--no-deprecation", f"{name}.js"]),
-        Sdk("java", ("java", "javac", "mvn"), _java, lambda name: ["java", "-cp", "target/cart.jar:target/dependency/*", f"shop.{name.title()}"]),
+        Sdk("python", "python", (), _python, lambda name: ["venv/bin/python", "-u", f"{name}.py"]),
+        Sdk("node", "node", ("node", "npm"), _node, lambda name: ["node", "--no-deprecation", f"{name}.js"]),
+        Sdk("java", "java", _JDK, _java("0.5.2"), _java_command),
+        Sdk("java-0.4", "java", _JDK, _java("0.4.3"), _java_command),
     )
 }

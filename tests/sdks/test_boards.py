@@ -155,7 +155,7 @@ async def test_a_value_that_another_pod_makes_reaches_a_function_that_has_none(p
 
 
 async def test_who_watches_nothing_sees_what_another_pod_makes(pods: Pods, sdk: str) -> None:
-    if sdk == "java":
+    if sdk.startswith("java"):
         pytest.skip("this SDK forgets a value that comes on an open stream, so the proxy ends the stream instead")
     first, second = Board(await pods.add()), Board(await pods.add())
     watcher = second.watch("orset/s")

@@ -128,7 +128,7 @@ async def test_side_effects_and_forwards(shop: Shop, sdk: str) -> None:
     for _ in range(3):
         await shop.give("ann", "bob", "tea")
     assert await shop.contents("ann") == {}
-    assert await shop.contents("bob") == ({} if sdk == "java" else {"tea": 3})  # that SDK loses its side effects on their way here
+    assert await shop.contents("bob") == ({} if sdk.startswith("java") else {"tea": 3})  # that SDK loses its side effects on their way here
     await shop.add("bob", "milk", 1)
     assert (await shop.peek("ann", "bob"))["milk"] == 1
 
@@ -184,7 +184,7 @@ async def test_old_protocols_can_be_refused(shop: Shop) -> None:
     settings = {"CLOUDSTATE_JOURNAL": "memory:", "CLOUDSTATE_OLDEST_PROTOCOL": "0.2"}
     shop.proxy = await ProxyProcess(shop.function.port, shop.backend, **settings).spawn()
     await shop.proxy.ready(503, "protocol version 0.1: this proxy is set to take 0.2 and later")
-    if shop.function.sdk.name != "java":  # it logs nothing
+    if shop.function.sdk.functions != "java":  # it logs nothing
         await until(lambda: "protocol version 0.1" in shop.function.output(), "the function has heard of it")
 
 

@@ -50,7 +50,7 @@ public final class Board implements CrdtEntityHandler {
   }
 
   private static Any apply(Change change, CommandContext context) {
-    if (change.getElement().equals("bad")) throw context.fail("bad is no element");
+    if (change.getElement().equals("bad")) context.fail("bad is no element");
     Crdt state = context.state(Crdt.class).orElseGet(() -> make(context.entityId().split("/")[0], context));
     change(state, change);
     return shown(Optional.of(state));
