@@ -45,7 +45,7 @@ def installed(sdk: Sdk) -> pathlib.Path:
     """The folder with the SDK and the functions on it. CalledProcessError, with its output shown, when it cannot be made."""
     folder = _cache() / f"{sdk.name}-{_digest(sdk)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / ".complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
