@@ -31,6 +31,8 @@ from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.discovery import Discovery
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.eventing.event_log import EventLogs
+from stateful_proxy.eventing.subscriptions import event_log_subscriptions
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.health import Health
 from stateful_proxy.journal_batch import JournalBatch
@@ -75,6 +77,7 @@ class Proxy:
         self._callers = Callers(self._transport)
         self._absence = Absence(self._transport, self._callers)
         self._dispatch: Dispatch | None = None
+        self._event_logs: EventLogs | None = None
         self._coordinator: Coordinator | None = None
         self._ownership: Ownership | None = None
         self._admin = Admin(self._transport, self.problem, self.metrics, {"/shards": self.shards, "/entities": self.entities})
@@ -147,7 +150,6 @@ class Proxy:
         callers, transport = self._callers, self._transport
         follow_ups = FollowUps(transport, callers, model.methods, report)
         entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report, kinds_of(quirks))
-        ownership.tenants = entities
         self._health = Health(transport, model.services, lambda: not self.problem())
         peers = Peers(transport, member) if member else None
         try:
@@ -167,6 +169,7 @@ class Proxy:
         chosen = Chosen(settings.entity_headers)
         self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health, chosen)
         follow_ups.invoke = self._dispatch.invoke
+        self._consume_events(model, self._dispatch, batch, ownership, entities)
         if peers is not None:
             ownership.announce = peers.announce
             probe = JournalProbe(batch, ownership)
@@ -179,6 +182,17 @@ class Proxy:
             )
             self._coordinator.start()
         self._transport.after(TICK, self._tick)
+
+    def _consume_events(self, model: ServiceModel, dispatch: Dispatch, batch: JournalBatch, ownership: Ownership, entities: Entities) -> None:
+        subscriptions = event_log_subscriptions(model)
+        logs = EventLogs(self._transport, batch, self._callers, dispatch.invoke, ownership, entities, subscriptions)
+        ownership.tenants = self._event_logs = logs
+        if subscriptions:
+            entities.appended = logs.appended
+            if not self.settings.coordinator:  # events may wait in shards that no command has called for yet
+                for shard in range(ownership.shard_count):
+                    ownership.admit(shard)
+                batch.flush()
 
     def _hello(self, data_port: int, peer_port: int) -> pb.Hello:
         assert self._journal is not None
@@ -207,6 +221,8 @@ class Proxy:
         self._crdts.members_changed()
 
     def _owned_changed(self) -> None:
+        if self._event_logs is not None and self._ownership is not None:
+            self._event_logs.owned(self._ownership.owned)
         if self._coordinator is not None:
             self._coordinator.beat_soon()
 
@@ -218,6 +234,8 @@ class Proxy:
         self._entities.passivate(now)
         if self._crdts is not None:
             self._crdts.tick(now)
+        if self._event_logs is not None:
+            self._event_logs.tick(now)
         if self._coordinator is not None:
             self._coordinator.tick(now)
         self._batch.flush()
@@ -300,6 +318,8 @@ class Proxy:
             "cloudstate_crdt_commands_total": crdts.commands,
             "cloudstate_crdt_pushes_total": crdts.pushed,
             "cloudstate_commands_waiting": self._absence.waiting,
+            "cloudstate_events_handled_total": self._event_logs.handled if self._event_logs is not None else 0,
+            "cloudstate_event_failures_total": self._event_logs.failed if self._event_logs is not None else 0,
             "cloudstate_journal_fenced_total": entities.fenced,
             "cloudstate_journal_regressed_total": entities.regressed,
             "cloudstate_shards_owned": len(ownership.owned),
@@ -367,6 +387,8 @@ class Proxy:
 
     def _close(self, deadline: float) -> None:
         """Replicated entities leave; then what has been passed on to other proxies, or is at the function still, may end."""
+        if self._event_logs is not None:
+            self._event_logs.stop()
         closing = False
 
         def close() -> None:

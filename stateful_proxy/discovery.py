@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Transport
+from stateful_proxy.eventing.subscriptions import event_log_subscriptions
 from stateful_proxy.service import PROTOCOLS, SUPPORTED, InvalidSpec, ServiceModel, Version, difference, model_of
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Discovery:
     def _check(self, answer: bytes) -> None:
         try:
             model = model_of(entity_pb2.EntitySpec.FromString(answer), self._oldest)
+            event_log_subscriptions(model)
         except (InvalidSpec, DecodeError) as error:
             self._wrong(f"cannot be served: {error}", str(error))
             return

@@ -101,6 +101,8 @@ class Entities:
         self._queued: deque[Entity] = deque()
         self._encoder = CommandEncoder()
         self._load = ShardLoad()
+        self.appended: Callable[[int, str], None] | None = None
+        """Hears when a change is stored: (shard, persistence id)."""
         self.closed = ""
         """Why no entity may be brought to life just now: the function is away, or may be another one."""
         self.passivated = self.regressed = self.fenced = self.commands = 0
@@ -230,6 +232,7 @@ class Entities:
         if command is None:
             return
         if answer is not None and seq >= answer.expected_seq + answer.steps:
+            self._tell_appended(entity)
             self._deliver(command, answer)
         else:
             entity.mailbox.appendleft(command)
@@ -382,6 +385,7 @@ class Entities:
         assert answer is not None
         if isinstance(outcome, Appended):
             entity.seq = outcome.seq
+            self._tell_appended(entity)
             self._done(entity)
             self._deliver(command, answer)
             self._go_on(entity)
@@ -393,6 +397,10 @@ class Entities:
             self._reload(entity)
         else:
             self._refused(entity, command, outcome)
+
+    def _tell_appended(self, entity: Entity) -> None:
+        if self.appended is not None:
+            self.appended(entity.shard, entity.key.persistence_id)
 
     def _refused(self, entity: Entity, command: Command, outcome: Outcome) -> None:
         """The append definitely did not happen."""

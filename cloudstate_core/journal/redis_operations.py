@@ -77,13 +77,14 @@ def _lookup(prefix: bytes, operation: Lookup) -> _Asked:
 
 
 def _append(prefix: bytes, operation: Append) -> _Asked:
-    key, events, seq = operation.entity, operation.events, operation.expected_seq
+    key, events, seq, count = operation.entity, operation.events, operation.expected_seq, len(operation.events)
     name = entity_name(key)
     keys = [prefix + b"h:" + name, prefix + b"e:" + name, prefix + log_name(key.persistence_id)]
-    arguments = [b"append", operation.token.nonce, operation.binding, b"%d" % seq, b"%d" % (seq + len(events))]
+    fence = operation.token.nonce, operation.binding
+    arguments = [b"append", *fence, b"%d" % seq, b"%d" % (seq + count), key.entity_id.encode(), b"%d" % count]
     _command(prefix, name, operation, keys, arguments)
     arguments += _optional(operation.snapshot)
-    arguments += (key.entity_id.encode(), b"%d" % len(events), *map(stored, events))
+    arguments += map(stored, events)
     return keys, arguments
 
 

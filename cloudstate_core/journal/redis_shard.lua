@@ -67,12 +67,13 @@ local function push_or_undo(log, entries, events, ...)
 end
 
 function operations.append()
-  local head, events, log = key(), key(), key()
-  local theirs, binding, expected, following = argument(), argument(), argument(), argument()
+  local k, a = next_key, next_argument
+  local head, events, log = KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
+  local theirs, binding, expected, following, id, count = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5], tonumber(ARGV[a + 6])
+  next_key, next_argument = k + 3, a + 6
   local command = argument() == '1' and key()
   local outcome = command and argument()
   local snapshot = argument() == '1' and argument()
-  local id, count = argument(), tonumber(argument())
   local first = next_argument + 1
   next_argument = next_argument + count
 

@@ -23,6 +23,7 @@ from stateful_proxy.eventing.progress import Action, Deliver, Progress, ReadCurs
 from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.invocation import Invocation, Invoke
 from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.ownership import Tenants
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,15 @@ class EventLogs:
         callers: Callers,
         invoke: Invoke,
         losses: LossListener,
+        tenants: Tenants,
         subscriptions: Sequence[Subscription],
     ) -> None:
+        """`tenants`: what else lives in the shards, told after this."""
         self._transport, self._batch, self._callers, self._invoke, self._losses = transport, batch, callers, invoke, losses
-        self._subscriptions = subscriptions
+        self._tenants, self._subscriptions = tenants, subscriptions
         self._readers: dict[int, list[_Reader]] = {}
         self._by_log: dict[tuple[int, str], list[_Reader]] = defaultdict(list)
-        self.delivered = self.failed = 0
+        self.handled = self.failed = 0
 
     # What happens to shards ---------------------------------------------------------------------------------------------
 
@@ -78,8 +81,24 @@ class EventLogs:
         for reader in self._by_log.get((shard, persistence_id), ()):
             self._do(reader, reader.progress.woken())
 
-    def leave(self, shard: int) -> None:
+    def drain_shard(self, shard: int, done: Callable[[], None]) -> None:
         """The shard is about to be given up in good order: save how far its consumers have come, and begin nothing more."""
+        self._leave(shard)
+        self._tenants.drain_shard(shard, done)
+
+    def drop_shard(self, shard: int) -> None:
+        """The shard is lost."""
+        for reader in self._readers.get(shard, ()):
+            reader.gone = True
+        self._tenants.drop_shard(shard)
+
+    def stop(self) -> None:
+        """This process ends."""
+        for shard in self._readers:
+            self._leave(shard)
+        self._batch.flush()
+
+    def _leave(self, shard: int) -> None:
         for reader in self._readers.get(shard, ()):
             if not reader.gone:
                 self._do(reader, reader.progress.leave())
@@ -172,7 +191,7 @@ class EventLogs:
         if status != Status.OK:
             self._fail(reader, f"the event was not handled: status {int(status)}: {text}")
             return
-        self.delivered += 1
+        self.handled += 1
         reader.problem = ""
         self._do(reader, reader.progress.was_handled(time.monotonic()))
 

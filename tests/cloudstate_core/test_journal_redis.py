@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloudstate_core.hashing import shard_of
-from cloudstate_core.journal import redis_journal
+from cloudstate_core.journal import redis_format, redis_journal
 from cloudstate_core.journal.api import (
     Activate,
     Active,
@@ -260,6 +260,14 @@ def test_events_that_the_log_has_and_the_store_lost_are_noticed(journal: RedisJo
     assert isinstance(activated, Refused)
     assert "an entity has 1 events and appended 2" in activated.reason
     assert isinstance(run(journal, ReadLog(0, "cart", 0, 1))[0], LogPage)
+
+
+@pytest.mark.parametrize("arguments", [(b"PING",), (b"SET", b"", bytes(600)), (b"x" * 511, b"y" * 512, "ä ö".encode(), b"\r\n")])
+def test_commands_are_packed_the_same_with_hiredis_and_without(arguments: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = redis_format.packed(*arguments)
+    monkeypatch.setattr(redis_format, "pack_command", None)
+    assert redis_format.packed(*arguments) == with_it
+    assert with_it == b"*%d\r\n" % len(arguments) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in arguments)
 
 
 # Two processes ----------------------------------------------------------------------------------------------------------
