@@ -251,6 +251,8 @@ class Proxy:
                     if kind == api.CALL:
                         dispatch.on_event(event)
                         continue
+                    if kind == api.CALL_CANCELLED:
+                        self._callers.detach(event[1])
                     if (kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED or kind == api.CALL_CANCELLED) and entities.on_event(event):
                         if kind == api.STREAM_CLOSED:
                             self._discovery.again(lost=event[3][3] or event[3][0] == Status.UNAVAILABLE)

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate_knative.v1 import peer_pb2
 from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, ListenOptions, Status, Transport
+from cloudstate_core.transport.api import Event, ListenOptions, Outcome, Status, Transport
 from stateful_proxy import health, reflection
 from stateful_proxy.actions import Actions
 from stateful_proxy.callers import Callers
@@ -20,6 +20,7 @@ from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, Routed
 from stateful_proxy.crdt.crdts import Crdts
 from stateful_proxy.crdt.replication import REPLICATE
 from stateful_proxy.health import Health
+from stateful_proxy.http_calls import HttpCalls
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import Chosen, metadata_of
 from stateful_proxy.ownership import Ownership
@@ -54,6 +55,7 @@ class Dispatch:
         self._transport, self._model, self._callers = transport, model, callers
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
         self._chosen = chosen
+        self._http = HttpCalls(transport, model, callers, self._execute_http)
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
         """Calls that watch health and have not said what yet."""
@@ -85,10 +87,11 @@ class Dispatch:
         elif kind == api.DRAINED:
             return self._actions.drained(call)
         elif kind == api.FORWARDED:
+            if detail[0] != Outcome.REFUSED:
+                self._callers.detach(call)
             self._commands.passed_on(call, *detail)
         elif kind == api.HTTP:
-            text = b"this port speaks gRPC; HTTP/JSON is not supported yet\n"
-            self._transport.respond(call, 404, [("content-type", b"text/plain; charset=utf-8")], text)
+            self._http.begin(call, data, *detail)
         else:
             return False
         return True
@@ -131,6 +134,18 @@ class Dispatch:
             picked = (invocation.command_id.encode("latin-1", "replace"), b"", b"")
             chosen = self._chosen.of(invocation.metadata) if self._chosen else b""
             self._commands.route(call, Routed(method, key, invocation.payload, picked, invocation.chain, raw=False, metadata=chosen))
+
+    def _execute_http(self, call: int, method: MethodInfo, payload: bytes, picked: tuple[bytes, ...]) -> None:
+        """Execute a command that came as HTTP; one for another proxy's entity is passed on as the request that it was."""
+        metadata = metadata_of(self._transport.headers(call))
+        if not method.owned:
+            self._anywhere(call, Invocation(method, payload, metadata))
+        elif len(picked[0]) > MAX_COMMAND_ID:
+            text = f"{method.path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
+            self._callers.finish(call, Status.INVALID_ARGUMENT, text)
+        elif key := self._key(call, method, payload):
+            chosen = self._chosen.of(metadata) if self._chosen else b""
+            self._commands.route(call, Routed(method, key, payload, picked, metadata=chosen))
 
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
         """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""

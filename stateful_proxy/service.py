@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.entity_key import KeyField, key_of
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2
+from stateful_proxy.transcoding.rules import InvalidRule, Route, routes_of
 
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
 VALUE_ENTITY = "cloudstate.valueentity.ValueEntity"
@@ -80,6 +81,8 @@ class ServiceModel:
     """The function's descriptors by file name, serialized."""
     protocol: tuple[int, int] = (0, 2)
     """The version that the function speaks, (0, 0) for one that does not say."""
+    routes: Sequence[Route] = ()
+    """HTTP routes of the methods, the one to prefer first."""
 
     def key(self, method: MethodInfo, payload: bytes) -> str:
         """The entity key in a request; '' when it is missing. MalformedMessage when the request does not parse."""
@@ -127,7 +130,17 @@ def model_of(spec: entity_pb2.EntitySpec, oldest: Version = PROTOCOLS[0]) -> Ser
     info = spec.service_info
     library = f"{info.support_library_name} {info.support_library_version}".strip()
     services = sorted({m.service for m in methods.values()})
-    return ServiceModel(methods, services, pool, info.service_name, library, {f.name: f.SerializeToString() for f in files}, version)
+    contents = {f.name: f.SerializeToString() for f in files}
+    return ServiceModel(methods, services, pool, info.service_name, library, contents, version, _routes(services, pool))
+
+
+def _routes(services: Sequence[str], pool: descriptor_pool.DescriptorPool) -> list[Route]:
+    """HTTP routes of all methods but those that stream their requests, which HTTP/JSON cannot."""
+    methods = [method for name in services for method in pool.FindServiceByName(name).methods if not method.client_streaming]
+    try:
+        return routes_of(methods)
+    except InvalidRule as error:
+        raise InvalidSpec(str(error)) from error
 
 
 def _version(info: entity_pb2.ServiceInfo) -> Version:
