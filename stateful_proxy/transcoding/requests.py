@@ -62,16 +62,18 @@ def _fill_from_body(message: Message, rule: str, content_type: str, body: bytes)
         raise BadRequest(f"content-type {media or '(none)'}: the body of this method must be application/json")
     if not body.strip():
         return  # no body: a message with no field set
-    text = _utf8(body)
+    found = _parse_json(_utf8(body))
+    name = message.DESCRIPTOR.full_name
     if rule != WHOLE:
-        _parse_json(text)
-        text = f"{{{json.dumps(rule)}:{text}}}"
+        found = {rule: found}
+    elif not isinstance(found, dict) and not name.startswith("google.protobuf."):
+        raise BadRequest(f"body: must be a JSON object, the fields of a {name}")
     try:
-        json_format.Parse(text, target)
+        json_format.ParseDict(found, target)
     except json_format.ParseError as error:
         raise BadRequest(f"body: {error}") from error
     except (RecursionError, ValueError, TypeError, AttributeError) as error:
-        raise BadRequest(f"body: is not the JSON of a {message.DESCRIPTOR.full_name}: {error}") from error
+        raise BadRequest(f"body: is not the JSON of a {name}: {error}") from error
 
 
 def _utf8(body: bytes) -> str:
@@ -83,9 +85,17 @@ def _utf8(body: bytes) -> str:
 
 def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"body: is not JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"field {twice!r} is there twice")
+    return found
 
 
 def _fill_from_query(message: Message, route: Route, variables: dict[str, str], query: str) -> None:
