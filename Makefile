@@ -14,7 +14,7 @@ REGISTRY ?= dev.local/cloudstate-knative
 TAG ?= dev
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),e2e/cluster/kubectl.sh)
 
-.PHONY: release help setup demo test envtest e2e cluster-up cluster-down bench bench-control-plane lint gen results clean
+.PHONY: release help setup demo test test-sdks envtest e2e cluster-up cluster-down bench bench-control-plane lint gen results clean
 help:            ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-19s %s\n", $$1, $$2}'
 
@@ -55,6 +55,9 @@ gen: setup       ## generate the committed protobuf stubs
 envtest: setup   ## reconcilers and webhooks against a real API server: etcd and kube-apiserver, no container engine
 	@kubeconfig=$$($(CLUSTER)/envtest.sh start build/envtest) && trap '$(CLUSTER)/envtest.sh stop build/envtest' EXIT && \
 	CLOUDSTATE_ENVTEST=$$kubeconfig $(BIN)/python -m pytest -q tests/envtest --junitxml=build/envtest.xml
+
+test-sdks: setup ## functions on published Cloudstate SDKs behind the real proxy; CLOUDSTATE_SDKS=python,node,java,java-0.4 picks some
+	CLOUDSTATE_SDKS=$${CLOUDSTATE_SDKS:-all} $(BIN)/python -m pytest -q tests/sdks --junitxml=build/sdks.xml
 
 release:         ## render the manifests of a release into build/release; REGISTRY and TAG say where its images are, OVERLAY picks a variant
 	@mkdir -p build/release

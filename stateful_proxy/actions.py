@@ -2,7 +2,9 @@
 
 Each call has a stream of its own to the function. Guarantees: responses are carried out one after another, each one's side effects before its
 answer; a failure ends the call and the caller's requests; whichever side ends first, the other hears of it; the function's own status reaches
-the caller of that one call.
+the caller of that one call. A side that reads slowly slows the other one down: what waits here is bounded.
+
+The first message of a streamed request has the names alone; in protocol 0.1 there is no such message, and every one has them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 _SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}
 
 
+MOST_WAITING = 1 << 20
+"""Bytes that may wait for one side of a call before the other side is paused."""
+MOST_RESPONSES = 100
+"""Responses that may wait to be carried out before the function is paused."""
+
+
 def path_of(method: MethodInfo) -> str:
     """The function's method that serves this shape."""
     shape = {(False, False): "handleUnary", (True, False): "handleStreamedIn", (False, True): "handleStreamedOut", (True, True): "handleStreamed"}
@@ -46,6 +54,8 @@ class _Running:
     answered: bool = False
     ended: tuple[int, str] | None = None
     """Status and text with which the function ended the call."""
+    paused: bool = False
+    """The function is told to wait with further responses."""
 
 
 class Actions:
@@ -72,25 +82,48 @@ class Actions:
         command = action_pb2.ActionCommand(service_name=method.service, name=method.name)
         if invocation.metadata is not None and invocation.metadata.entries:
             command.metadata.CopyFrom(invocation.metadata)
-        if method.client_streaming:
+        if method.client_streaming and method.entity_type == ACTION:
             self._transport.send(stream, command.SerializeToString())
-            if not empty:
-                self.feed(call, invocation.payload)
-        else:
-            _fill(command, method, invocation.payload)
-            self._transport.send(stream, command.SerializeToString())
+            command = action_pb2.ActionCommand()
+        if not empty:
+            self._request(running, command, invocation.payload, invocation.type_url)
         if not more:
             self._transport.half_close(stream)
 
-    def feed(self, call: int, payload: bytes) -> bool:
+    def feed(self, call: int, payload: bytes, type_url: str = "") -> bool:
         """One more request of a streamed call; False when it is none of these."""
         running = self._by_call.get(call)
         if running is None:
             return False
-        command = action_pb2.ActionCommand()
-        _fill(command, running.origin.method, payload)
-        self._transport.send(running.stream, command.SerializeToString())
+        command, method = action_pb2.ActionCommand(), running.origin.method
+        if method.entity_type == STATELESS_FUNCTION:
+            command.service_name, command.name = method.service, method.name
+        self._request(running, command, payload, type_url)
+        if call > 0 and self._transport.backlog(running.stream) > MOST_WAITING:
+            self._transport.pause(call)
         return True
+
+    def drained(self, either: int) -> bool:
+        """Nothing waits any more for one side of a call, so the other may go on; False when it is none of these."""
+        if (running := self._by_stream.get(either)) is not None:
+            if running.call > 0:
+                self._transport.resume(running.call)
+        elif (running := self._by_call.get(either)) is not None:
+            self._pace(running)
+        return running is not None
+
+    def _pace(self, running: _Running) -> None:
+        """Let the function wait while its responses pile up, here or on their way to the caller."""
+        if not running.stream or not running.origin.method.server_streaming:
+            return
+        crowded = len(running.responses) > MOST_RESPONSES or self._callers.backlog(running.call) > MOST_WAITING
+        if crowded != running.paused:
+            running.paused = crowded
+            (self._transport.pause_stream if crowded else self._transport.resume_stream)(running.stream)
+
+    def _request(self, running: _Running, command: action_pb2.ActionCommand, payload: bytes, type_url: str) -> None:
+        command.payload.type_url, command.payload.value = type_url or f"type.googleapis.com/{running.origin.method.input_type}", payload
+        self._transport.send(running.stream, command.SerializeToString())
 
     def end(self, call: int) -> bool:
         """No more requests of a streamed call; False when it is none of these."""
@@ -126,6 +159,7 @@ class Actions:
             running.stream = 0
             running.ended = (Status.UNAVAILABLE, f"the user function cannot be reached: {text}") if refused else (status, text)
         self._advance(running)
+        self._pace(running)
         return True
 
     def _advance(self, running: _Running) -> None:
@@ -143,7 +177,8 @@ class Actions:
             return
         kind, single = response.WhichOneof("response"), not running.origin.method.server_streaming
         if kind == "failure":
-            self._fail(running, Status.UNKNOWN, response.failure.description)
+            method = running.origin.method  # a unary call is over with its one answer: the function ends it by itself
+            self._fail(running, Status.UNKNOWN, response.failure.description, reset=method.client_streaming or method.server_streaming)
             return
         if kind == "forward" and not single:
             relay = _Relay(self, running)
@@ -181,6 +216,7 @@ class Actions:
         """A response has been carried out."""
         running.busy = False
         self._advance(running)
+        self._pace(running)
 
     def fail(self, running: _Running, status: int, text: str) -> None:
         """A forward within a streamed call has failed."""
@@ -194,8 +230,8 @@ class Actions:
         else:
             self._callers.finish(running.call, status, text)
 
-    def _fail(self, running: _Running, status: int, text: str) -> None:
-        self._forget(running, reset=True)
+    def _fail(self, running: _Running, status: int, text: str, reset: bool = True) -> None:
+        self._forget(running, reset)
         self._callers.finish(running.call, status, text)
 
     def _forget(self, running: _Running, reset: bool = False) -> None:
@@ -213,10 +249,6 @@ class Actions:
         seconds = self._seconds + sum(now - max(running.began, self._since) for running in self._by_call.values())
         self._seconds, self._since = 0.0, now
         return seconds / elapsed
-
-
-def _fill(command: action_pb2.ActionCommand, method: MethodInfo, payload: bytes) -> None:
-    command.payload.type_url, command.payload.value = f"type.googleapis.com/{method.input_type}", payload
 
 
 class _Relay:

@@ -25,19 +25,24 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import Commands
 from stateful_proxy.coordinator import Coordinator
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
-from stateful_proxy.crdt.dialects import Legacy, Present
+from stateful_proxy.crdt.dialects import dialect_of
 from stateful_proxy.crdt.replication import Replication
 from stateful_proxy.crdt.surroundings import InFlight, Surroundings
 from stateful_proxy.discovery import Discovery
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.eventing.event_log import EventLogs
+from stateful_proxy.eventing.subscriptions import event_log_subscriptions
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.health import Health
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.journal_probe import JournalProbe
+from stateful_proxy.kinds import kinds_of
+from stateful_proxy.libraries import quirks_of
+from stateful_proxy.metadata import Chosen
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import Peers
-from stateful_proxy.service import STREAMS_OF, ServiceModel
+from stateful_proxy.service import ServiceModel
 from stateful_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,11 +77,12 @@ class Proxy:
         self._callers = Callers(self._transport)
         self._absence = Absence(self._transport, self._callers)
         self._dispatch: Dispatch | None = None
+        self._event_logs: EventLogs | None = None
         self._coordinator: Coordinator | None = None
         self._ownership: Ownership | None = None
         self._admin = Admin(self._transport, self.problem, self.metrics, {"/shards": self.shards, "/entities": self.entities})
         self._health: Health | None = None
-        self._draining = False
+        self._draining = self._begun = False
         self.errors = 0
 
     def start(self) -> None:
@@ -88,9 +94,9 @@ class Proxy:
     def _begin(self) -> None:
         settings = self.settings
         self._function = self._transport.connect(settings.function)
-        self._discovery = Discovery(
-            self._transport, self._function, settings.function, _version(), self._discovered, self._replaced, self._function_changed
-        )
+        told = (self._discovered, self._replaced, self._function_changed)
+        self._discovery = Discovery(self._transport, self._function, settings.function, _version(), *told, settings.oldest_protocol)
+        self._begun = True
         self._discovery.start()
         self._transport.after(LATE, self._tell_late)
         self._on_journal_event = open_journal(
@@ -138,13 +144,12 @@ class Proxy:
         batch = self._batch = JournalBatch(self._transport, self._journal)
         member = self._member if settings.coordinator else ""
         ownership = self._ownership = Ownership(self._transport, batch, member, settings.shards, self._owned_changed)
-        streams = settings.function_streams or STREAMS_OF.get(model.library.split(" ")[0], 0)
-        limits = EntityLimits(idle=settings.passivation, streams=streams)
+        quirks = quirks_of(model.library)
+        limits = EntityLimits(idle=settings.passivation, streams=settings.function_streams or quirks.streams)
         report = self._discovery.report_error
         callers, transport = self._callers, self._transport
         follow_ups = FollowUps(transport, callers, model.methods, report)
-        entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report)
-        ownership.tenants = entities
+        entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report, kinds_of(quirks))
         self._health = Health(transport, model.services, lambda: not self.problem())
         peers = Peers(transport, member) if member else None
         try:
@@ -156,13 +161,15 @@ class Proxy:
         actions = self._actions = Actions(transport, self._function, callers, follow_ups, report)
         commands = self._commands = Commands(transport, callers, ownership, entities, peers, self._absence, batch.flush)
         replication = Replication(transport, peers, self._member)
-        in_flight, dialect = InFlight(time.monotonic()), Present() if model.protocol == (0, 2) else Legacy()
+        in_flight, dialect = InFlight(time.monotonic()), dialect_of(model.protocol, quirks)
         around = Surroundings(
             transport, self._function, callers, follow_ups, replication, self._absence, report, _wall_clock, in_flight, dialect, batch.flush
         )
         crdts = self._crdts = Crdts(around, batch, settings.shards, CrdtLimits(idle=settings.passivation))
-        self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health)
+        chosen = Chosen(settings.entity_headers)
+        self._dispatch = Dispatch(transport, model, callers, commands, actions, crdts, ownership, self._health, chosen)
         follow_ups.invoke = self._dispatch.invoke
+        self._consume_events(model, self._dispatch, batch, ownership, entities)
         if peers is not None:
             ownership.announce = peers.announce
             probe = JournalProbe(batch, ownership)
@@ -175,6 +182,17 @@ class Proxy:
             )
             self._coordinator.start()
         self._transport.after(TICK, self._tick)
+
+    def _consume_events(self, model: ServiceModel, dispatch: Dispatch, batch: JournalBatch, ownership: Ownership, entities: Entities) -> None:
+        subscriptions = event_log_subscriptions(model)
+        logs = EventLogs(self._transport, batch, self._callers, dispatch.invoke, ownership, entities, subscriptions)
+        ownership.tenants = self._event_logs = logs
+        if subscriptions:
+            entities.appended = logs.appended
+            if not self.settings.coordinator:  # events may wait in shards that no command has called for yet
+                for shard in range(ownership.shard_count):
+                    ownership.admit(shard)
+                batch.flush()
 
     def _hello(self, data_port: int, peer_port: int) -> pb.Hello:
         assert self._journal is not None
@@ -203,6 +221,8 @@ class Proxy:
         self._crdts.members_changed()
 
     def _owned_changed(self) -> None:
+        if self._event_logs is not None and self._ownership is not None:
+            self._event_logs.owned(self._ownership.owned)
         if self._coordinator is not None:
             self._coordinator.beat_soon()
 
@@ -214,6 +234,8 @@ class Proxy:
         self._entities.passivate(now)
         if self._crdts is not None:
             self._crdts.tick(now)
+        if self._event_logs is not None:
+            self._event_logs.tick(now)
         if self._coordinator is not None:
             self._coordinator.tick(now)
         self._batch.flush()
@@ -229,6 +251,8 @@ class Proxy:
                     if kind == api.CALL:
                         dispatch.on_event(event)
                         continue
+                    if kind == api.CALL_CANCELLED:
+                        self._callers.detach(event[1])
                     if (kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED or kind == api.CALL_CANCELLED) and entities.on_event(event):
                         if kind == api.STREAM_CLOSED:
                             self._discovery.again(lost=event[3][3] or event[3][0] == Status.UNAVAILABLE)
@@ -268,6 +292,8 @@ class Proxy:
         """Why the proxy is not ready; '' when it is."""
         if self.failure or self._draining:
             return self.failure or "draining"
+        if not self._begun:
+            return "starting"
         if self._model is None:
             return self._discovery.problem
         if self._journal is None:
@@ -294,6 +320,8 @@ class Proxy:
             "cloudstate_crdt_commands_total": crdts.commands,
             "cloudstate_crdt_pushes_total": crdts.pushed,
             "cloudstate_commands_waiting": self._absence.waiting,
+            "cloudstate_events_handled_total": self._event_logs.handled if self._event_logs is not None else 0,
+            "cloudstate_event_failures_total": self._event_logs.failed if self._event_logs is not None else 0,
             "cloudstate_journal_fenced_total": entities.fenced,
             "cloudstate_journal_regressed_total": entities.regressed,
             "cloudstate_shards_owned": len(ownership.owned),
@@ -361,6 +389,8 @@ class Proxy:
 
     def _close(self, deadline: float) -> None:
         """Replicated entities leave; then what has been passed on to other proxies, or is at the function still, may end."""
+        if self._event_logs is not None:
+            self._event_logs.stop()
         closing = False
 
         def close() -> None:

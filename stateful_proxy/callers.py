@@ -58,7 +58,11 @@ class Callers:
         if sink is not None:
             sink.message(payload, headers)
         elif call > 0:
-            self._transport.send_message(call, payload)
+            self._transport.send_message(call, payload, headers)
+
+    def backlog(self, call: int) -> int:
+        """Bytes of the answer that wait for the caller; DRAINED follows when there are some."""
+        return self._transport.backlog(call) if call > 0 else 0
 
     def finish(self, call: int, status: int, text: str = "", trailers: Sequence[Header] = ()) -> None:
         """End a call with a status."""

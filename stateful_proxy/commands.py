@@ -12,11 +12,13 @@ from typing import Any
 
 from cloudstate_core.hashing import shard_of
 from cloudstate_core.journal.api import Token
+from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Outcome, Status, Transport
 from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.entities import Entities
+from stateful_proxy.metadata import headers_of
 from stateful_proxy.ownership import Elsewhere, Ownership, Unavailable, Waiting
 from stateful_proxy.peers import Peers
 from stateful_proxy.service import MethodInfo
@@ -42,6 +44,8 @@ class Routed:
     chain: tuple[str, ...] = ()
     raw: bool = True
     """The transport has the whole request, as a caller sent it, and can pass it on as it is."""
+    metadata: bytes = b""
+    """What the entity gets of the caller's headers, encoded; empty: none."""
     passes: int = 0
 
 
@@ -96,7 +100,9 @@ class Commands:
                 self._absence.hold(call, method.path, lambda: self.route(call, command))
                 return
             command_id = picked[0].decode("latin-1") if picked[0] else ""
-            self._entities.command(call, method, command.key, shard, admission, command.data, command_id, bool(picked[2]), command.chain)
+            self._entities.command(
+                call, method, command.key, shard, admission, command.data, command_id, bool(picked[2]), command.chain, command.metadata
+            )
         elif isinstance(admission, Elsewhere):
             self._pass_on(call, command, admission.member)
         elif isinstance(admission, Waiting):
@@ -130,6 +136,7 @@ class Commands:
     def _ask(self, call: int, command: Routed, upstream: int) -> None:
         """Send a command of our own to its owner."""
         headers = [(HOP, b"1"), (CHAIN, ",".join(command.chain).encode())]
+        headers += headers_of(entity_pb2.Metadata.FromString(command.metadata))
         headers += [(name, value) for name, value in ((COMMAND_ID, command.picked[0]), (RETRY, command.picked[2])) if value]
         stream = self._transport.open(upstream, command.method.path, headers)
         self._remote[stream] = _Remote(call, command)

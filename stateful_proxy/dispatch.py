@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate_knative.v1 import peer_pb2
 from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, ListenOptions, Status, Transport
+from cloudstate_core.transport.api import Event, ListenOptions, Outcome, Status, Transport
 from stateful_proxy import health, reflection
 from stateful_proxy.actions import Actions
 from stateful_proxy.callers import Callers
@@ -20,8 +20,9 @@ from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, Routed
 from stateful_proxy.crdt.crdts import Crdts
 from stateful_proxy.crdt.replication import REPLICATE
 from stateful_proxy.health import Health
+from stateful_proxy.http_calls import HttpCalls
 from stateful_proxy.invocation import Invocation
-from stateful_proxy.metadata import metadata_of
+from stateful_proxy.metadata import Chosen, metadata_of
 from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import SEALED
 from stateful_proxy.service import CRDT, MethodInfo, ServiceModel
@@ -49,10 +50,15 @@ class Dispatch:
         crdts: Crdts,
         ownership: Ownership,
         health_: Health,
+        chosen: Chosen,
     ) -> None:
         self._transport, self._model, self._callers = transport, model, callers
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
+        self._chosen = chosen
+        self._http = HttpCalls(transport, model, callers, self._execute_http)
         self._reflecting: set[int] = set()
+        self._unasked: set[int] = set()
+        """Calls that watch health and have not said what yet."""
 
     def on_event(self, event: Event) -> bool:
         """Handle an event of a server call; False when it is none."""
@@ -62,21 +68,30 @@ class Dispatch:
         elif kind == api.CALL_MESSAGE:
             if call in self._reflecting:
                 self._reflect(call, data)
+            elif call in self._unasked:
+                self._unasked.discard(call)
+                self._health.watch(call, data)
             else:
                 self._actions.feed(call, data)
         elif kind == api.CALL_END:
             if call in self._reflecting:
                 self._reflecting.discard(call)
                 self._transport.finish(call, Status.OK)
+            elif call in self._unasked:
+                self._unasked.discard(call)
+                self._transport.finish(call, Status.INVALID_ARGUMENT, f"{health.WATCH}: the request has no message")
             else:
                 self._actions.end(call)
         elif kind == api.CALL_CANCELLED:
             return self._cancelled(call)
+        elif kind == api.DRAINED:
+            return self._actions.drained(call)
         elif kind == api.FORWARDED:
+            if detail[0] != Outcome.REFUSED:
+                self._callers.detach(call)
             self._commands.passed_on(call, *detail)
         elif kind == api.HTTP:
-            text = b"this port speaks gRPC; HTTP/JSON is not supported yet\n"
-            self._transport.respond(call, 404, [("content-type", b"text/plain; charset=utf-8")], text)
+            self._http.begin(call, data, *detail)
         else:
             return False
         return True
@@ -84,6 +99,7 @@ class Dispatch:
     def _cancelled(self, call: int) -> bool:
         """A caller is gone; False when nothing here waits for it."""
         self._reflecting.discard(call)
+        self._unasked.discard(call)
         rooms = (self._commands, self._actions, self._crdts)
         return any(room.cancelled(call) for room in rooms) or self._health.forget(call)
 
@@ -96,7 +112,7 @@ class Dispatch:
         chain = _chain(picked)
         if not method.owned:
             metadata = metadata_of(self._transport.headers(call))
-            self._anywhere(call, Invocation(method, data, metadata, "", chain), more=complete is False)
+            self._anywhere(call, Invocation(method, data, metadata, "", chain), more=complete is not True, empty=complete is None)
             return
         if len(picked[0]) > MAX_COMMAND_ID:
             text = f"{path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
@@ -104,7 +120,8 @@ class Dispatch:
             return
         key = self._key(call, method, data)
         if key:
-            self._commands.route(call, Routed(method, key, data, picked, chain))
+            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen else b""
+            self._commands.route(call, Routed(method, key, data, picked, chain, metadata=chosen))
 
     def invoke(self, call: int, invocation: Invocation) -> None:
         """Execute a command that came by another way than gRPC; the call is answered through `Callers`."""
@@ -115,16 +132,29 @@ class Dispatch:
         key = self._key(call, method, invocation.payload)
         if key:
             picked = (invocation.command_id.encode("latin-1", "replace"), b"", b"")
-            self._commands.route(call, Routed(method, key, invocation.payload, picked, invocation.chain, raw=False))
+            chosen = self._chosen.of(invocation.metadata) if self._chosen else b""
+            self._commands.route(call, Routed(method, key, invocation.payload, picked, invocation.chain, raw=False, metadata=chosen))
 
-    def _anywhere(self, call: int, invocation: Invocation, more: bool = False) -> None:
-        """A command that any proxy may execute."""
+    def _execute_http(self, call: int, method: MethodInfo, payload: bytes, picked: tuple[bytes, ...]) -> None:
+        """Execute a command that came as HTTP; one for another proxy's entity is passed on as the request that it was."""
+        metadata = metadata_of(self._transport.headers(call))
+        if not method.owned:
+            self._anywhere(call, Invocation(method, payload, metadata))
+        elif len(picked[0]) > MAX_COMMAND_ID:
+            text = f"{method.path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
+            self._callers.finish(call, Status.INVALID_ARGUMENT, text)
+        elif key := self._key(call, method, payload):
+            chosen = self._chosen.of(metadata) if self._chosen else b""
+            self._commands.route(call, Routed(method, key, payload, picked, metadata=chosen))
+
+    def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
+        """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""
         method = invocation.method
         if method.entity_type == CRDT:
             if key := self._key(call, method, invocation.payload):
                 self._crdts.command(call, invocation, key)
             return
-        self._actions.begin(call, invocation, more)
+        self._actions.begin(call, invocation, more, empty)
 
     def _key(self, call: int, method: MethodInfo, data: bytes) -> str:
         """The key in a request; '' when it has none, which the caller has been told then."""
@@ -140,16 +170,19 @@ class Dispatch:
 
     # Everything but commands --------------------------------------------------------------------------------------------
 
-    def _other(self, call: int, path: str, complete: bool, data: bytes, picked: tuple[bytes, ...]) -> None:
+    def _other(self, call: int, path: str, complete: bool | None, data: bytes, picked: tuple[bytes, ...]) -> None:
         """Health, reflection, peers, and methods that do not exist."""
         if path == health.CHECK:
             self._health.check(call, data)
         elif path == health.WATCH:
-            self._health.watch(call, data)
+            if complete is None:
+                self._unasked.add(call)
+            else:
+                self._health.watch(call, data)
         elif path in reflection.PATHS:
             if not complete:
                 self._reflecting.add(call)
-            if self._reflect(call, data) and complete:
+            if complete is not None and self._reflect(call, data) and complete:
                 self._transport.finish(call, Status.OK)
         elif path == SEALED and len(picked) > len(PICKED):
             self._sealed(call, data)

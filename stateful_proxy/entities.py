@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +38,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field
 from stateful_proxy.follow_ups import FollowUps, Origin
 from stateful_proxy.journal_batch import JournalBatch
-from stateful_proxy.kinds import KINDS, Reply
+from stateful_proxy.kinds import KINDS, Kind, Reply
 from stateful_proxy.metadata import headers_of
 from stateful_proxy.service import MethodInfo
 from stateful_proxy.shard_load import ShardLoad
@@ -87,11 +87,12 @@ class Entities:
         callers: Callers,
         follow_ups: FollowUps,
         report_error: Callable[[str], None],
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
         self._transport, self._function, self._losses = transport, function, losses
         self._ask = batch.ask
         self._limits, self._report_error = limits, report_error
-        self._callers, self._follow_ups = callers, follow_ups
+        self._callers, self._follow_ups, self._kinds = callers, follow_ups, kinds
         self._entities: dict[EntityKey, Entity] = {}
         self._by_stream: dict[int, Entity] = {}
         self._by_call: dict[int, Entity] = {}
@@ -100,6 +101,8 @@ class Entities:
         self._queued: deque[Entity] = deque()
         self._encoder = CommandEncoder()
         self._load = ShardLoad()
+        self.appended: Callable[[int, str], None] | None = None
+        """Hears when a change is stored: (shard, persistence id)."""
         self.closed = ""
         """Why no entity may be brought to life just now: the function is away, or may be another one."""
         self.passivated = self.regressed = self.fenced = self.commands = 0
@@ -127,6 +130,7 @@ class Entities:
         command_id: str,
         retry: bool = False,
         chain: tuple[str, ...] = (),
+        metadata: bytes = b"",
     ) -> None:
         """Execute one call on an entity; it is answered through `Callers`."""
         self.commands += 1
@@ -145,7 +149,7 @@ class Entities:
             self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
         self._by_call[call] = entity
-        command = Command(call, method, payload, command_id, retry, chain=chain)
+        command = Command(call, method, payload, command_id, retry, chain=chain, metadata=metadata)
         if entity.state is State.IDLE and not entity.mailbox and not retry:
             self._execute(entity, command)
         else:
@@ -154,7 +158,7 @@ class Entities:
             self._make_room()
 
     def _create(self, key: EntityKey, method: MethodInfo, shard: int, token: Token) -> Entity:
-        kind = KINDS[method.entity_type]
+        kind = self._kinds[method.entity_type]
         entity = Entity(key, shard, token, method.service, kind, id_field(key.entity_id), used=time.monotonic())
         entity.idle_limit = method.passivation or self._limits.idle
         self._entities[key] = entity
@@ -228,6 +232,7 @@ class Entities:
         if command is None:
             return
         if answer is not None and seq >= answer.expected_seq + answer.steps:
+            self._tell_appended(entity)
             self._deliver(command, answer)
         else:
             entity.mailbox.appendleft(command)
@@ -296,7 +301,8 @@ class Entities:
     def _execute(self, entity: Entity, command: Command) -> None:
         entity.state, entity.current = State.BUSY, command
         entity.started = entity.used = time.monotonic()
-        encoded = self._encoder.encode(entity.kind.command_tag, entity.id_field, entity.next_id, command.method, command.payload)
+        kind = entity.kind
+        encoded = self._encoder.encode(kind.command_tag, entity.id_field, entity.next_id, command.method, command.payload, command.metadata)
         self._transport.send(entity.stream, encoded)
         entity.next_id += 1
 
@@ -351,6 +357,8 @@ class Entities:
         answer = self._answer_of(entity, command, action, changes and entity.kind.steps(reply))
         answer.effects = reply.side_effects
         if not changes:
+            if ignored := entity.kind.ignored(reply):
+                self._report_error(f"{command.method.path}: {ignored}")
             self._done(entity)
             self._deliver(command, answer)
             self._next(entity)
@@ -377,6 +385,7 @@ class Entities:
         assert answer is not None
         if isinstance(outcome, Appended):
             entity.seq = outcome.seq
+            self._tell_appended(entity)
             self._done(entity)
             self._deliver(command, answer)
             self._go_on(entity)
@@ -388,6 +397,10 @@ class Entities:
             self._reload(entity)
         else:
             self._refused(entity, command, outcome)
+
+    def _tell_appended(self, entity: Entity) -> None:
+        if self.appended is not None:
+            self.appended(entity.shard, entity.key.persistence_id)
 
     def _refused(self, entity: Entity, command: Command, outcome: Outcome) -> None:
         """The append definitely did not happen."""

@@ -46,6 +46,8 @@ class Command:
     attempts: int = 0
     chain: tuple[str, ...] = ()
     """Methods that led here by forwards and side effects."""
+    metadata: bytes = b""
+    """Encoded; empty: none."""
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ class CommandEncoder:
     def __init__(self) -> None:
         self._prepared: dict[str, tuple[bytes, bytes]] = {}
 
-    def encode(self, tag: bytes, id_field: bytes, command_id: int, method: MethodInfo, payload: bytes) -> bytes:
+    def encode(self, tag: bytes, id_field: bytes, command_id: int, method: MethodInfo, payload: bytes, metadata: bytes = b"") -> bytes:
         """The encoded message; `tag` is that of its command field."""
         prepared = self._prepared.get(method.path)
         if prepared is None:
@@ -129,4 +131,6 @@ class CommandEncoder:
             self._prepared[method.path] = prepared
         any_value = prepared[1] + varint(len(payload)) + payload
         command = id_field + b"\x10" + varint(command_id) + prepared[0] + varint(len(any_value)) + any_value
+        if metadata:
+            command += b"2" + varint(len(metadata)) + metadata
         return tag + varint(len(command)) + command

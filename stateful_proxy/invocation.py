@@ -16,11 +16,13 @@ class Invocation:
     method: MethodInfo
     payload: bytes
     metadata: entity_pb2.Metadata | None = None
-    """For actions; entities get none."""
+    """For actions; entities get what is chosen of it."""
     command_id: str = ""
     """Under which an entity remembers that it was done; '' = it does not."""
     chain: tuple[str, ...] = ()
     """Methods that led here by forwards and side effects, the first one first."""
+    type_url: str = ""
+    """Of the payload, when it is not the method's input type: an event for a method that takes any."""
 
 
 Invoke = Callable[[int, Invocation], None]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from cloudstate_core.journal.api import Active, Append, Put, Value
 from cloudstate_core.pb.cloudstate import event_sourced_pb2, value_entity_pb2
 from stateful_proxy.entity import Command, Entity
+from stateful_proxy.libraries import Quirks
 from stateful_proxy.service import EVENT_SOURCED, VALUE_ENTITY
 
 Reply = event_sourced_pb2.EventSourcedReply | value_entity_pb2.ValueEntityReply
@@ -35,6 +36,9 @@ class Kind(Protocol):
     def changes(self, reply: Any) -> bool:
         """Does a reply ask to change what is stored?"""
 
+    def ignored(self, reply: Any) -> str:
+        """What a reply that changes nothing asks for in vain, for the function to hear; '' for nothing."""
+
     def change(self, entity: Entity, command: Command, reply: Any, outcome: bytes) -> Append | Put:
         """What a reply that changes something asks of the journal; a duplicate of the command is answered with `outcome`."""
 
@@ -47,6 +51,10 @@ class EventSourced:
 
     handle, noun, command_tag = "/cloudstate.eventsourced.EventSourced/handle", "entity", b"\x1a"
     parse = staticmethod(event_sourced_pb2.EventSourcedStreamOut.FromString)
+
+    def __init__(self, snapshots: bool = True) -> None:
+        """`snapshots`: keep those that the function gives."""
+        self._snapshots = snapshots
 
     def opening(self, entity: Entity, active: Active) -> list[bytes]:
         """Init, with the snapshot if there is one, and every event after it."""
@@ -66,13 +74,18 @@ class EventSourced:
         """A snapshot alone changes nothing: it is legal with events only."""
         return bool(reply.events)
 
+    def ignored(self, reply: event_sourced_pb2.EventSourcedReply) -> str:
+        """Such a snapshot."""
+        return "a snapshot without events is not stored; send it with the last event in it" if reply.HasField("snapshot") else ""
+
     def steps(self, reply: event_sourced_pb2.EventSourcedReply) -> int:
         """One for each event."""
         return len(reply.events)
 
     def change(self, entity: Entity, command: Command, reply: event_sourced_pb2.EventSourcedReply, outcome: bytes) -> Append:
         """Append its events, with the snapshot of the state after them."""
-        snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if reply.HasField("snapshot") else None
+        given = self._snapshots and reply.HasField("snapshot")
+        snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if given else None
         events = tuple([Value(event.type_url, event.value) for event in reply.events])
         fence = (entity.shard, entity.token, entity.key, entity.binding, entity.seq)
         return Append(*fence, events, snapshot, command.command_id, outcome)
@@ -96,6 +109,10 @@ class ValueEntity:
         """An update or a delete."""
         return reply.HasField("state_action") and reply.state_action.WhichOneof("action") is not None
 
+    def ignored(self, reply: value_entity_pb2.ValueEntityReply) -> str:
+        """Nothing."""
+        return ""
+
     def steps(self, reply: value_entity_pb2.ValueEntityReply) -> int:
         """One version."""
         return 1
@@ -109,6 +126,11 @@ class ValueEntity:
 
 
 KINDS: Mapping[str, Kind] = {EVENT_SOURCED: EventSourced(), VALUE_ENTITY: ValueEntity()}
+
+
+def kinds_of(quirks: Quirks) -> Mapping[str, Kind]:
+    """The kinds for a function on a library that has these."""
+    return {**KINDS, EVENT_SOURCED: EventSourced(quirks.reads_snapshots)}
 
 
 def _fill(target: Any, value: Value) -> None:

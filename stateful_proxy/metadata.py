@@ -19,6 +19,27 @@ _NOT_PASSED = re.compile(
 )
 
 
+class Chosen:
+    """The headers that commands of entities carry along, by an explicit choice: an entity's commands are part of its history, and what callers
+    send beside the request is not. `names` are lower-case; one that ends in '*' stands for all that begin so."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(name for name in names if not name.endswith("*"))
+        self._prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._prefixes)
+
+    def of(self, metadata: entity_pb2.Metadata | None) -> bytes:
+        """Those of the entries that are chosen, in their order, encoded; empty: none."""
+        chosen = entity_pb2.Metadata()
+        for entry in metadata.entries if metadata is not None else ():
+            name = entry.key.lower()
+            if name in self._names or name.startswith(self._prefixes):
+                chosen.entries.append(entry)
+        return chosen.SerializeToString()
+
+
 def headers_of(metadata: entity_pb2.Metadata) -> list[Header]:
     """A reply's metadata as response headers; what no header can carry, or what belongs to the transport, is left out."""
     headers = []

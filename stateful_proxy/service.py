@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.entity_key import KeyField, key_of
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2
+from stateful_proxy.transcoding.rules import InvalidRule, Route, routes_of
 
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
 VALUE_ENTITY = "cloudstate.valueentity.ValueEntity"
@@ -32,9 +33,9 @@ TAKEN = (*SUPPORTED, STATELESS_FUNCTION)
 """Entity types that this proxy accepts."""
 _KEY_OPTIONS = (1080, 50002)
 
-
-STREAMS_OF: Mapping[str, int] = {"cloudstate-python-support": 8}
-"""Entity streams that a library serves at once: each holds one of its ten threads, and two are left for everything else."""
+Version = tuple[int, int]
+PROTOCOLS: Sequence[Version] = ((0, 1), (0, 2))
+"""Versions of the protocol that this proxy speaks, the oldest first."""
 
 
 class InvalidSpec(Exception):
@@ -80,6 +81,8 @@ class ServiceModel:
     """The function's descriptors by file name, serialized."""
     protocol: tuple[int, int] = (0, 2)
     """The version that the function speaks, (0, 0) for one that does not say."""
+    routes: Sequence[Route] = ()
+    """HTTP routes of the methods, the one to prefer first."""
 
     def key(self, method: MethodInfo, payload: bytes) -> str:
         """The entity key in a request; '' when it is missing. MalformedMessage when the request does not parse."""
@@ -98,13 +101,17 @@ class ServiceModel:
         ]
 
 
-def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
-    """Check a discovery answer and make the model of it. InvalidSpec names the first breach."""
+def model_of(spec: entity_pb2.EntitySpec, oldest: Version = PROTOCOLS[0]) -> ServiceModel:
+    """Check a discovery answer and make the model of it. `oldest`: the protocol that a function must speak at least. InvalidSpec names the
+    first breach."""
     if not spec.entities:
         raise InvalidSpec("the function serves no entity: EntitySpec.entities must have at least one")
-    version = (spec.service_info.protocol_major_version, spec.service_info.protocol_minor_version)
-    if version not in ((0, 0), (0, 1), (0, 2)):
-        raise InvalidSpec(f"protocol version {version[0]}.{version[1]}: this proxy speaks 0.1 and 0.2")
+    version = _version(spec.service_info)
+    if version < oldest:
+        raise InvalidSpec(
+            f"protocol version {_shown(version)}: this proxy is set to take {_shown(oldest)} and later (CLOUDSTATE_OLDEST_PROTOCOL); "
+            "an SDK that announces no version counts as 0.1"
+        )
     files = _files(spec.proto)
     pool = _pool(files)
     methods: dict[str, MethodInfo] = {}
@@ -123,7 +130,30 @@ def model_of(spec: entity_pb2.EntitySpec) -> ServiceModel:
     info = spec.service_info
     library = f"{info.support_library_name} {info.support_library_version}".strip()
     services = sorted({m.service for m in methods.values()})
-    return ServiceModel(methods, services, pool, info.service_name, library, {f.name: f.SerializeToString() for f in files}, version)
+    contents = {f.name: f.SerializeToString() for f in files}
+    return ServiceModel(methods, services, pool, info.service_name, library, contents, version, _routes(services, pool))
+
+
+def _routes(services: Sequence[str], pool: descriptor_pool.DescriptorPool) -> list[Route]:
+    """HTTP routes of all methods but those that stream their requests, which HTTP/JSON cannot."""
+    methods = [method for name in services for method in pool.FindServiceByName(name).methods if not method.client_streaming]
+    try:
+        return routes_of(methods)
+    except InvalidRule as error:
+        raise InvalidSpec(str(error)) from error
+
+
+def _version(info: entity_pb2.ServiceInfo) -> Version:
+    """The protocol that a function speaks. SDKs older than the fields announce 0.0, which is 0.1. InvalidSpec on one that is not known."""
+    announced = (info.protocol_major_version, info.protocol_minor_version)
+    version = announced if any(announced) else PROTOCOLS[0]
+    if version not in PROTOCOLS:
+        raise InvalidSpec(f"protocol version {_shown(version)}: this proxy speaks {' and '.join(map(_shown, PROTOCOLS))}")
+    return version
+
+
+def _shown(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 def difference(before: ServiceModel, after: ServiceModel) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from cloudstate_core.environment import Environment
 from cloudstate_core.process import SettingsError
+from stateful_proxy.service import PROTOCOLS, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,16 @@ class Settings:
     passivation: float
     """Idle seconds after which an entity leaves memory."""
     transport: str
+    entity_headers: tuple[str, ...] = ()
+    """Request headers that commands of entities carry; actions get all of them."""
     journal_password: str = field(default="", repr=False)
     """Of the journal's server; it wins over one in the URL."""
     advertise_host: str = ""
     """Where others reach this proxy, when it is bound to every address; empty: found by the host's own name."""
     function_streams: int = 0
     """Entity streams that the function can serve at once; 0: as many as its library is known for."""
+    oldest_protocol: Version = PROTOCOLS[0]
+    """Functions that speak an older one are refused."""
     advertise_port: int = 0
     """Port that calls are sent to, when something in front takes them (queue-proxy in a pod); 0: the data port."""
 
@@ -81,10 +86,30 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         shards=number("SHARDS", 256, 1, 4096),
         passivation=_seconds(text("PASSIVATION_TIMEOUT", "30s")),
         transport=text("TRANSPORT", "auto"),
+        entity_headers=_names(text("ENTITY_HEADERS", "")),
         advertise_host=text("ADVERTISE_HOST", ""),
         function_streams=number("FUNCTION_STREAMS", 0, 0, 1_000_000),
+        oldest_protocol=_protocol(text("OLDEST_PROTOCOL", _shown(PROTOCOLS[0]))),
         advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
+
+
+def _names(value: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    if not all(re.fullmatch(r"[0-9a-z_.\-]+\*?", name) for name in names):
+        raise SettingsError(f"CLOUDSTATE_ENTITY_HEADERS={value!r}: must be header names with commas between them; x-* stands for all that begin so")
+    return names
+
+
+def _shown(protocol: Version) -> str:
+    return f"{protocol[0]}.{protocol[1]}"
+
+
+def _protocol(value: str) -> Version:
+    known = {_shown(protocol): protocol for protocol in PROTOCOLS}
+    if value not in known:
+        raise SettingsError(f"CLOUDSTATE_OLDEST_PROTOCOL={value!r}: must be one of {', '.join(known)}")
+    return known[value]
 
 
 def _seconds(value: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from cloudstate_core.journal.api import Activate, Active, Claim, EntityKey, Journal, Operation, Outcome, Token
+from cloudstate_core.journal.api import Activate, Active, Claim, Claimed, EntityKey, Journal, Operation, Outcome, Token
 
 CART = EntityKey("cart", "ann")
 PATIENCE = 30
@@ -22,6 +22,13 @@ def submit(journal: Journal, *operations: Operation) -> Future[Sequence[Outcome]
 def run(journal: Journal, *operations: Operation) -> list[Outcome]:
     """Submit one batch and wait for its outcomes."""
     return list(submit(journal, *operations).result(PATIENCE))
+
+
+def claim(journal: Journal, nonce: bytes = b"a", shard: int = 1, since: int = 1, expected: int = -1) -> Token:
+    """Take a shard, which must be there for the taking."""
+    (outcome,) = run(journal, Claim(shard, expected, since, "pod", nonce))
+    assert isinstance(outcome, Claimed), outcome
+    return outcome.token
 
 
 def bound(journal: Journal, nonce: bytes = b"n") -> Token:

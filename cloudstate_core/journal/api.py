@@ -92,7 +92,10 @@ class Append(msgspec.Struct, frozen=True, tag="append"):
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
-    """A value entity's state, whole: replaces what there was; the sequence counts versions. None deletes it and keeps the count."""
+    """A value entity's state, whole: replaces what there was; the sequence counts versions. None deletes it and keeps the count.
+
+    Guarded as an Append is. An entity may turn from events to values and back: a Put covers what was appended before it.
+    """
 
     shard: int
     token: Token
@@ -130,7 +133,7 @@ class Read(msgspec.Struct, frozen=True, tag="read"):
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):
     """Replace a replicated value's record if its version is still `expected_version` (0: never written). None deletes the value, not the
-    version."""
+    version. Uninitialised when the shard's fence row is missing: a store that lost its data is not written to."""
 
     shard: int
     entity: EntityKey
@@ -139,7 +142,10 @@ class Swap(msgspec.Struct, frozen=True, tag="swap"):
 
 
 class ReadLog(msgspec.Struct, frozen=True, tag="read-log"):
-    """Events of one entity type in one shard, in the order of their appends, snapshots or not: at most `limit`, beyond offset `after`."""
+    """Events of one entity type in one shard, in the order of their appends, snapshots or not: at most `limit`, beyond offset `after`.
+
+    What Put wrote is no event.
+    """
 
     shard: int
     persistence_id: str
@@ -163,7 +169,9 @@ class Cursor(msgspec.Struct, frozen=True, tag="cursor"):
     consumer: str
 
 
-Operation = Claim | Seal | Activate | Append | Put | Check | Lookup | Read | Swap | ReadLog | Commit | Cursor
+Question = Check | Lookup | Read | ReadLog | Cursor
+"""Changes nothing: answered also by a store that has no room to write."""
+Operation = Claim | Seal | Activate | Append | Put | Swap | Commit | Question
 
 # Outcomes ---------------------------------------------------------------------------------------------------------------
 

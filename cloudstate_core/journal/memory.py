@@ -162,6 +162,7 @@ class MemoryJournal:
             return refused or Unbound(0)
         entity.seq += 1
         entity.snapshot, entity.snapshot_seq = operation.value, entity.seq
+        entity.events.clear()
         return self._appended(entity, operation)
 
     def _guarded(self, operation: Append | Put) -> tuple[_Entity | None, Outcome | None]:
@@ -178,20 +179,19 @@ class MemoryJournal:
 
     def _swap(self, operation: Swap) -> Outcome:
         present = self._values.get(operation.entity, Stored(0, None))
-        if present.version != operation.expected_version:
-            return present
-        self._values[operation.entity] = Stored(present.version + 1, operation.value)
-        return Swapped(present.version + 1)
+        outcome = rules.swap(self.shards.get(operation.shard), present, operation)
+        if isinstance(outcome, Swapped):
+            self._values[operation.entity] = Stored(outcome.version, operation.value)
+        return outcome
 
     def _read_log(self, operation: ReadLog) -> Outcome:
         log = self._logs.get((operation.shard, operation.persistence_id), deque[LogEntry]())
         first = max(0, operation.after + 1 - log[0].offset) if log else 0  # offsets have no gaps here
-        return LogPage(tuple(itertools.islice(log, first, first + operation.limit)))
+        return LogPage(tuple(itertools.islice(log, first, first + max(0, operation.limit))))
 
     def _commit(self, operation: Commit) -> Outcome:
-        refused = rules.commit(self.shards.get(operation.shard), operation)
-        if refused is not None:
-            return refused
         cursor = operation.shard, operation.consumer
-        self._cursors[cursor] = max(self._cursors.get(cursor, 0), operation.offset)
-        return At(self._cursors[cursor])
+        outcome = rules.commit(self.shards.get(operation.shard), self._cursors.get(cursor, 0), operation)
+        if isinstance(outcome, At):
+            self._cursors[cursor] = outcome.offset
+        return outcome

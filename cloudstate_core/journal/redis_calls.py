@@ -1,39 +1,13 @@
-"""What a batch of operations asks of Redis, and what Redis answers (pure): one script call for each shard touched, all in one pipeline."""
+"""What a batch of operations asks of Redis (pure): one script call for each shard touched, all in one pipeline."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from cloudstate_core.journal.api import (
-    Activate,
-    Active,
-    Append,
-    Appended,
-    Check,
-    Claim,
-    Claimed,
-    Current,
-    Duplicate,
-    Event,
-    Fenced,
-    Found,
-    Layout,
-    Lookup,
-    Operation,
-    Outcome,
-    Raced,
-    Refused,
-    Regressed,
-    Seal,
-    Sealed,
-    Stale,
-    Token,
-    Unbound,
-    Uninitialised,
-)  # fmt: skip
-from cloudstate_core.journal.redis_format import Names, entity_name, reading_script, restored, shard_script, stored
+from cloudstate_core.journal.api import Layout, Operation, Outcome, Question, Refused
+from cloudstate_core.journal.redis_format import Names, reading_script, shard_script
+from cloudstate_core.journal.redis_operations import asked_of, outcome_of
 
 COMMAND_WINDOW = 24 * 3600
 """Seconds that a command id is remembered."""
@@ -72,11 +46,11 @@ class ShardCall:
 
     def add(self, place: int, operation: Operation) -> None:
         """Ask for one more operation. ValueError when it cannot be stored; then nothing was added."""
-        keys, arguments = _ENCODERS[type(operation)](self.prefix, operation)
+        keys, arguments = asked_of(self.prefix, operation)
         self.keys += keys
         self.arguments += arguments
         self.asked.append((place, operation))
-        self.reading = self.reading and isinstance(operation, Check | Lookup)
+        self.reading = self.reading and isinstance(operation, Question)
 
     def packed(self) -> bytes:
         """The command."""
@@ -94,61 +68,9 @@ def shard_calls(
             call.add(place, operation)
             calls[operation.shard] = call
         except ValueError as error:
-            outcomes[place] = Refused(f"{where}: {type(operation).__name__.lower()} cannot be stored: {error}")
+            done = "answered" if isinstance(operation, Question) else "stored"
+            outcomes[place] = Refused(f"{where}: {type(operation).__name__.lower()} cannot be {done}: {error}")
     return calls
-
-
-# Operations -------------------------------------------------------------------------------------------------------------
-
-_Asked = tuple[tuple[bytes, ...], list[bytes]]
-
-
-def _claim(prefix: bytes, operation: Claim) -> _Asked:
-    return (), [b"claim", b"%d" % operation.expected_epoch, b"%d" % operation.since, operation.owner.encode(), operation.nonce]
-
-
-def _seal(prefix: bytes, operation: Seal) -> _Asked:
-    return (), [b"seal", operation.token.nonce, secrets.token_bytes(8)]
-
-
-def _check(prefix: bytes, operation: Check) -> _Asked:
-    return (), [b"check", operation.token.nonce]
-
-
-def _activate(prefix: bytes, operation: Activate) -> _Asked:
-    name = entity_name(operation.entity)
-    token = operation.token
-    return (prefix + b"h:" + name, prefix + b"e:" + name), [b"activate", token.nonce, b"%d" % token.epoch, operation.binding]
-
-
-def _lookup(prefix: bytes, operation: Lookup) -> _Asked:
-    return (prefix + b"c:" + entity_name(operation.entity) + b":" + operation.command_id.encode(),), [b"lookup"]
-
-
-def _append(prefix: bytes, operation: Append) -> _Asked:
-    name, events = entity_name(operation.entity), operation.events
-    keys: tuple[bytes, ...] = (prefix + b"h:" + name, prefix + b"e:" + name)
-    seq = operation.expected_seq
-    arguments = [b"append", operation.token.nonce, operation.binding, b"%d" % seq, b"%d" % (seq + len(events))]
-    if operation.command_id:
-        keys += (prefix + b"c:" + name + b":" + operation.command_id.encode(),)
-        arguments += (b"1", operation.outcome)
-    else:
-        arguments.append(b"0")
-    if operation.snapshot is not None:
-        arguments += (b"1", stored(operation.snapshot))
-    else:
-        arguments.append(b"0")
-    arguments.append(b"%d" % len(events))
-    arguments += map(stored, events)
-    return keys, arguments
-
-
-_ENCODERS: dict[type, Callable[[bytes, Any], _Asked]] = {
-    Claim: _claim, Seal: _seal, Check: _check, Activate: _activate, Lookup: _lookup, Append: _append,
-}  # fmt: skip
-
-# Answers ----------------------------------------------------------------------------------------------------------------
 
 
 def settle(where: str, call: ShardCall, answer: list[Any] | str, outcomes: list[Outcome | None]) -> bool:
@@ -166,36 +88,7 @@ def settle(where: str, call: ShardCall, answer: list[Any] | str, outcomes: list[
         return True
     for (place, operation), values in zip(call.asked, answer, strict=True):
         try:
-            outcomes[place] = _OUTCOMES[values[0]](operation, values, where)
+            outcomes[place] = outcome_of(where, operation, values)
         except ValueError as error:
-            outcomes[place] = Refused(f"{where}: what is stored of an entity cannot be read: {error}")
+            outcomes[place] = Refused(f"{where}: what is stored cannot be read: {error}")
     return False
-
-
-def _active(values: list[Any]) -> Active:
-    _, seq, covered, snapshot, tail = values
-    events = tuple([Event(number, restored(data)) for number, data in enumerate(tail, covered + 1)])
-    return Active(seq, covered, None if snapshot is None else restored(snapshot), events)
-
-
-def _damaged(values: list[Any], where: str) -> Refused:
-    return Refused(f"{where}: an entity at sequence {values[1]} has {values[2]} events: the store lost keys; its memory policy must be noeviction")
-
-
-_OUTCOMES: dict[bytes, Callable[[Any, list[Any], str], Outcome]] = {
-    b"appended": lambda operation, values, where: Appended(operation.expected_seq + len(operation.events)),
-    b"active": lambda operation, values, where: _active(values),
-    b"current": lambda operation, values, where: Current(),
-    b"found": lambda operation, values, where: Found(values[1]),
-    b"claimed": lambda operation, values, where: Claimed(Token(values[1], operation.nonce)),
-    b"sealed": lambda operation, values, where: Sealed(values[1]),
-    b"duplicate": lambda operation, values, where: Duplicate(values[1]),
-    b"fenced": lambda operation, values, where: Fenced(values[1]),
-    b"unbound": lambda operation, values, where: Unbound(values[1]),
-    b"regressed": lambda operation, values, where: Regressed(values[1]),
-    b"raced": lambda operation, values, where: Raced(values[1]),
-    b"stale": lambda operation, values, where: Stale(values[1]),
-    b"uninitialised": lambda operation, values, where: Uninitialised(),
-    b"damaged": lambda operation, values, where: _damaged(values, where),
-    b"failed": lambda operation, values, where: Refused(f"{where}: nothing was written: {values[1].decode(errors='replace')}"),
-}

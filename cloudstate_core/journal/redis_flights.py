@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 
 from cloudstate_core.journal.api import (
     Appended,
-    Check,
     Claimed,
     Done,
     Fenced,
     Layout,
-    Lookup,
     Operation,
     Outcome,
+    Question,
     Raced,
     Sealed,
     Unknown,
@@ -99,7 +98,7 @@ class Flights:
                 outcome = flight.outcomes[place]
                 if type(outcome) is not Appended:
                     self._watch(shard, outcome)
-                if error.startswith("OOM") and isinstance(operation, Check | Lookup):
+                if error.startswith("OOM") and isinstance(operation, Question):
                     flight.questions.append((place, operation))
         return changed
 

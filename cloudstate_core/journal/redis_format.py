@@ -4,21 +4,32 @@ The keys of a shard share the hash tag `{KEYSPACE:SHARD}`, so a script touches o
 
     cs:{KEYSPACE}:layout            hash    journal, shards, hash, format
     cs:{KEYSPACE:SHARD}:f           hash    journal, epoch, nonce, generation, owner: the fence
-    cs:{KEYSPACE:SHARD}:h:ENTITY    hash    seq, epoch, binding, snapshot_seq, snapshot: the head
+    cs:{KEYSPACE:SHARD}:h:ENTITY    hash    seq, epoch, binding, snapshot_seq, puts, snapshot: the head
     cs:{KEYSPACE:SHARD}:e:ENTITY    list    the events
     cs:{KEYSPACE:SHARD}:c:ENTITY:ID string  outcome of a command; it alone expires
+    cs:{KEYSPACE:SHARD}:r:ENTITY    hash    version, value: a replicated value's record
+    cs:{KEYSPACE:SHARD}:l:TYPE      list    the log of the entities with persistence id TYPE; the n-th entry has offset n
+    cs:{KEYSPACE:SHARD}:p           hash    the cursor of each consumer
 
 ENTITY is `LENGTH.LENGTH:PERSISTENCE_ID:ENTITY_ID`: the lengths in bytes make it unambiguous. A value is stored as the length of its type URL,
-a space, the type URL and the data.
+a space, the type URL and the data. An event has its sequence less the entity's puts before it as its place in the list of events; an entry of
+a log is `SEQUENCE PUTS ENTITY_ID`, which finds it there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from cloudstate_core.journal.api import EntityKey, Value
+
+pack_command: Any = None
+"""Packs a command in C. Without hiredis it takes longer, and the outcome is the same."""
+with contextlib.suppress(ImportError):
+    from hiredis import pack_command
 
 MAX_VALUE = 512_000_000
 """Bytes of a value with room for its type URL; beyond 512 MiB Redis ends the connection."""
@@ -28,6 +39,9 @@ _SIZES = [b"$%d\r\n" % size for size in range(512)]
 
 def packed(*arguments: bytes) -> bytes:
     """One command as it goes over the wire."""
+    if pack_command is not None:
+        command: bytes = pack_command(arguments)
+        return command
     parts = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         size = len(argument)
@@ -74,6 +88,11 @@ class Names:
     def fence(self, shard: int) -> bytes:
         """The fence of a shard."""
         return self.shard(shard) + b"f"
+
+
+def log_name(persistence_id: str) -> bytes:
+    """The log of an entity type within its shard."""
+    return b"l:" + persistence_id.encode()
 
 
 def entity_name(entity: EntityKey) -> bytes:

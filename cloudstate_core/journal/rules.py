@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cloudstate_core.journal.api import (
     Activate,
     Append,
+    At,
     Check,
     Claim,
     Claimed,
@@ -24,6 +25,9 @@ from cloudstate_core.journal.api import (
     Regressed,
     Seal,
     Stale,
+    Stored,
+    Swap,
+    Swapped,
     Token,
     Unbound,
     Uninitialised,
@@ -79,9 +83,16 @@ def check(row: ShardRow | None, operation: Check) -> Outcome:
     return fence(row, operation.token) or Current()
 
 
-def commit(row: ShardRow | None, operation: Commit) -> Outcome | None:
-    """None means: write the larger one of the cursor and the operation's offset."""
-    return fence(row, operation.token)
+def commit(row: ShardRow | None, present: int, operation: Commit) -> Outcome:
+    """At means: the cursor is there now; write it if it has moved. It only moves upwards."""
+    return fence(row, operation.token) or At(max(present, operation.offset))
+
+
+def swap(row: ShardRow | None, present: Stored, operation: Swap) -> Outcome:
+    """Swapped means: write its version and the new value. There is no owner to fence, but a shard that was never made is not written to."""
+    if row is None:
+        return Uninitialised()
+    return present if present.version != operation.expected_version else Swapped(present.version + 1)
 
 
 def activate(shard: ShardRow | None, entity: EntityRow | None, operation: Activate) -> Outcome | None:

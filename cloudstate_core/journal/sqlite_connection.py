@@ -25,6 +25,11 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS command (ks TEXT, pid TEXT, id TEXT, command_id TEXT, outcome BLOB NOT NULL, at REAL NOT NULL,"
     " PRIMARY KEY (ks, pid, id, command_id)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS command_at ON command (at)",
+    "CREATE TABLE IF NOT EXISTS log (ks TEXT, shard INT, pid TEXT, at INT, id TEXT NOT NULL, seq INT NOT NULL,"
+    " PRIMARY KEY (ks, shard, pid, at)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS cursor (ks TEXT, shard INT, consumer TEXT, at INT NOT NULL, PRIMARY KEY (ks, shard, consumer)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS record (ks TEXT, pid TEXT, id TEXT, version INT NOT NULL, type_url TEXT, data BLOB,"
+    " PRIMARY KEY (ks, pid, id)) WITHOUT ROWID",
 )
 
 

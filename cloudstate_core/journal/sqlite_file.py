@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from cloudstate_core.journal.api import Check, Done, JournalError, Lookup, Operation, Outcome, Refused, Unknown
+from cloudstate_core.journal.api import Done, JournalError, Operation, Outcome, Question, Refused, Unknown
 from cloudstate_core.journal.sqlite_connection import connect, failed
 
 log = logging.getLogger(__name__)
@@ -159,26 +159,28 @@ class SqliteFile:
 
     def _read(self, keyspace: Keyspace, operation: Operation) -> Outcome | None:
         """The answer of an operation that only reads, if it can be had: never from a transaction that is still to be undone."""
-        if not isinstance(operation, Check | Lookup) or self.db.in_transaction:
+        if not isinstance(operation, Question) or self.db.in_transaction:
             return None
         try:
-            return keyspace.perform(operation)
+            return self._guarded(keyspace, operation)
         except sqlite3.Error:
             return None
 
     def _guarded(self, keyspace: Keyspace, operation: Operation) -> Outcome:
-        """One operation in a savepoint of its own. A store that cannot write fails the group, anything else this operation alone."""
-        if isinstance(operation, Check | Lookup):
-            return keyspace.perform(operation)
-        self.db.execute("SAVEPOINT operation")
+        """One operation; in a savepoint of its own, if it writes. A store that cannot write fails the group, anything else this one alone."""
+        writes = not isinstance(operation, Question)
+        if writes:
+            self.db.execute("SAVEPOINT operation")
         try:
             outcome = keyspace.perform(operation)
         except sqlite3.OperationalError:
             raise
         except (sqlite3.Error, ValueError, OverflowError) as error:
-            self.db.execute("ROLLBACK TO operation")
-            outcome = Refused(f"journal {self.path}: {type(operation).__name__.lower()} cannot be stored: {error}")
-        self.db.execute("RELEASE operation")
+            outcome = Refused(f"journal {self.path}: {type(operation).__name__.lower()} cannot be {'stored' if writes else 'answered'}: {error}")
+            if writes:
+                self.db.execute("ROLLBACK TO operation")
+        if writes:
+            self.db.execute("RELEASE operation")
         return outcome
 
     def _expire(self, now: float) -> None:

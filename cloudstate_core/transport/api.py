@@ -19,19 +19,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Header = tuple[str, bytes]
-"""Lower-case name and raw value; `-bin` values are decoded."""
+"""Lower-case name and value as bytes. Values of `-bin` names are decoded from base64, those of plain HTTP too; one that is no base64 stays raw."""
 
 # Kinds of events. Plain integers: they are compared on the innermost path.
 CALL = 0
 """gRPC call began. id = call, data = first message, detail = `(path, complete, picked)`: `path` is '/pkg.Service/Method';
-`complete` False when more request messages may follow (only for streaming paths and peeking listeners), None (peeking listeners only)
-when the first message has not come yet or cannot be read: data is b'' then, and `peek` tells more;
+`complete` True when this is the whole request, False when more messages may follow (only for streaming paths and peeking listeners),
+None when data (b'' then) is no message, because the first one has not come at once (within some 10 ms) or never will: on a streaming path
+CALL_MESSAGE or CALL_END tells which, on a peeking listener (where it may also be unreadable) `peek` does;
 `picked` = tuple of the values (bytes, b'' when absent, the last one of several) of `ListenOptions.pick`, in that order.
 Unary paths are told only when the request is complete and well-formed (exactly one message)."""
 CALL_MESSAGE = 1
-"""A further request message of a streaming call, or what `peek` asked for. id = call, data = message, detail = None."""
+"""A further request message of a streaming call (see `pause`), or what `peek` asked for. id = call, data = message, detail = None."""
 CALL_END = 2
-"""The client half-closed a streaming call. id = call, data = b'', detail = None."""
+"""The client half-closed a streaming call that was not told with `complete` True. id = call, data = b'', detail = None."""
 CALL_CANCELLED = 3
 """The caller is gone (reset, disconnect, deadline). id = call, detail = reason str. The id is dead."""
 STREAM_MESSAGE = 4
@@ -42,8 +43,11 @@ STREAM_CLOSED = 5
 FORWARDED = 6
 """A forward ended. id = call, data = b'', detail = `(Outcome, text)`."""
 HTTP = 7
-"""A request that is not gRPC (HTTP/1.1, or HTTP/2 without a gRPC content type). id = call, data = body (b'' on a peeking
-listener, which passes bodies through), detail = `(method: str, path_and_query: str, picked)`."""
+"""A request that is not gRPC (HTTP/1.1, or HTTP/2 without a gRPC content type; gRPC-Web is not gRPC). id = call, data = whole body (b''
+on a peeking listener, which passes bodies through), detail = `(method: str, path_and_query: str, picked)`."""
+DRAINED = 8
+"""Nothing waits any more of what was sent on a call or stream; told once for each `backlog` that was not 0, or for several together.
+id = call or stream, data = b'', detail = None."""
 
 Event = tuple[int, int, bytes, Any]
 EventHandler = Callable[[Event], bool]
@@ -64,8 +68,12 @@ class Outcome(enum.IntEnum):
     """The caller went away or its deadline passed; no CALL_CANCELLED follows."""
 
 
+MOST_WAITING = 64 * 1024 * 1024
+"""Bytes of an answer that may wait for a caller who reads slowly. With more, the answer is cut and CALL_CANCELLED tells that the caller is gone."""
+
 REFUSED_HEADER = "cloudstate-refused"
-"""Header of a trailers-only answer by which a proxy says 'not executed, ask elsewhere'. Value e.g. `not-owner;generation=12;next=pod-b`.
+"""Header of a trailers-only answer (of any answer, where the call is plain HTTP) by which a proxy says 'not executed, ask elsewhere'.
+Value e.g. `not-owner;generation=12;next=pod-b`.
 A forward that gets it ends REFUSED and passes nothing to the caller."""
 
 
@@ -99,7 +107,7 @@ class ListenOptions:
     """Tell gRPC calls at their first message, or without it when it does not come at once, and let `forward` pass everything through as it
     came; else unary calls are buffered whole."""
     streaming_paths: frozenset[str] = frozenset()
-    """Paths told message by message (CALL at the first message, CALL_MESSAGE, CALL_END)."""
+    """Paths told message by message (CALL, CALL_MESSAGE, CALL_END)."""
     pick: tuple[str, ...] = ()
     """Request headers delivered with each CALL and HTTP event; `:authority` names the HTTP/2 authority or HTTP/1.1 Host."""
     max_message_bytes: int = 16 * 1024 * 1024
@@ -153,23 +161,57 @@ class Transport(Protocol):
     def reset(self, stream: int) -> None:
         """Cancel a client stream; STREAM_CLOSED (CANCELLED) follows."""
 
+    def pause_stream(self, stream: int) -> None:
+        """Tell no more messages of a client stream until `resume_stream`; flow control stops the peer as for `pause`. What was read before may
+        still be told once. The peer's end is told after its messages; `reset` and the timeout close a paused stream too."""
+
+    def resume_stream(self, stream: int) -> None:
+        """Tell the messages again, from where they were paused."""
+
     def reply(self, call: int, message: bytes, headers: Sequence[Header] = ()) -> None:
         """Answer a unary gRPC call: headers, one message, grpc-status 0."""
 
-    def send_message(self, call: int, message: bytes) -> None:
-        """One response message of a streaming gRPC call."""
+    def send_message(self, call: int, message: bytes, headers: Sequence[Header] = ()) -> None:
+        """One response message of a streaming gRPC call, written at once; see MOST_WAITING. `headers` go out before the first one; with a
+        later one they are dropped."""
 
     def finish(self, call: int, status: int, message: str = "", trailers: Sequence[Header] = ()) -> None:
         """End a gRPC call with a status (trailers-only if no message was sent)."""
 
+    def backlog(self, either: int) -> int:
+        """Bytes sent on a call or stream that wait for its reader (roughly: not what a connection has taken over); 0 when it is over. When it
+        is not 0, DRAINED follows once nothing waits, unless the call or stream ends first. With `pause` it passes a reader's pace on."""
+
+    def pause(self, call: int) -> None:
+        """Tell no more of a streaming call's request, neither CALL_MESSAGE nor CALL_END, until `resume`; flow control stops the client when
+        its window is full (the native engine's: 256 KiB a call). What was read before may still be told once. CALL_CANCELLED comes all the same,
+        and answers go out."""
+
+    def resume(self, call: int) -> None:
+        """Tell the request again, from where it was paused."""
+
     def respond(self, call: int, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """Answer an HTTP event whole."""
+        """Answer an HTTP event whole. `content-length` is set where `headers` have none."""
+
+    def respond_begin(self, call: int, status: int, headers: Sequence[Header] = ()) -> None:
+        """Begin to answer an HTTP event piece by piece: chunked over HTTP/1.1 (unless `headers` tell a `content-length`, which then binds),
+        until the connection ends over HTTP/1.0, as DATA over HTTP/2. Until `respond_end`, CALL_CANCELLED tells that nobody reads any more:
+        the caller is gone, does not keep up (MOST_WAITING), or gets no body (HEAD; status 204 and 304). A no-op on a call that is away."""
+
+    def respond_data(self, call: int, data: bytes) -> None:
+        """A further piece of the body, written at once; b'' writes nothing. A no-op before `respond_begin`."""
+
+    def respond_end(self, call: int) -> None:
+        """The body is whole; the call is answered. A no-op before `respond_begin`. One that cannot be made whole is cut by `limit(call, 0.0)`, so
+        that the caller does not take it for whole; CALL_CANCELLED follows."""
 
     def forward(self, call: int, upstream: int, headers: Sequence[Header] = (), remove: Sequence[str] = ()) -> None:
         """Pass an open call to an upstream: all its headers whole (without hop-by-hop ones; `headers` replace or add,
         `remove` are dropped; a name ending in '*' is a prefix), body, response, trailers; with flow control both ways.
         The remaining deadline travels as grpc-timeout. An HTTP/1.1 request that asks for another protocol (`Upgrade`, but for HTTP/2) is
-        passed on as such; once the upstream has agreed (101), bytes pass both ways until both sides have ended."""
+        passed on as such; once the upstream has agreed (101), bytes pass both ways until both sides have ended.
+
+        A no-op on a call that is away, or whose answer has begun. To answer a call that is away ends its forward, as CANCELLED."""
 
     def peek(self, call: int) -> None:
         """Tell the first message of a call that was told without it (`complete` None): CALL_MESSAGE follows, b'' when the call has none, or
@@ -188,7 +230,7 @@ class Transport(Protocol):
         """From any thread: run `callback` on the callback thread."""
 
     def drain(self, grace: float, done: Callable[[], None]) -> None:
-        """Stop accepting, send GOAWAY, let open calls end; `done` is called when none is open, or after `grace` seconds."""
+        """Stop accepting, send GOAWAY, let open calls and answers on their way end; `done` is called when none is open, or after `grace` seconds."""
 
     def stats(self) -> Stats:
         """Counters; from any thread."""

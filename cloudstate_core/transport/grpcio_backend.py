@@ -120,7 +120,7 @@ class GrpcioTransport:
 
     def _left(self, request: HttpRequest) -> None:
         if self._requests.pop(request.call, None) is not None:
-            self._loop.emit((api.CALL_CANCELLED, request.call, b"", "the caller is gone"))
+            self._loop.emit((api.CALL_CANCELLED, request.call, b"", request.why))
 
     def headers(self, call: int) -> list[Header]:
         """See Transport."""
@@ -131,10 +131,26 @@ class GrpcioTransport:
         sent = (("message", message), _OK)
         self._calls.finish(call, *((("headers", headers), *sent) if headers else sent))
 
-    def send_message(self, call: int, message: bytes) -> None:
+    def send_message(self, call: int, message: bytes, headers: Sequence[Header] = ()) -> None:
         """See Transport."""
-        if (found := self._calls.get(call)) is not None:
-            found.put("message", message)
+        self._calls.send(call, message, headers)
+
+    def backlog(self, either: int) -> int:
+        """See Transport."""
+        request = self._requests.get(either)
+        if request is None:
+            return self._calls.backlog(either) + self._streams.backlog(either)
+        if request.waiting:
+            request.on_drained = lambda: self._loop.emit((api.DRAINED, either, b"", None))
+        return request.waiting
+
+    def pause(self, call: int) -> None:
+        """See Transport."""
+        self._calls.pause(call, True)
+
+    def resume(self, call: int) -> None:
+        """See Transport."""
+        self._calls.pause(call, False)
 
     def finish(self, call: int, status: int, message: str = "", trailers: Sequence[Header] = ()) -> None:
         """See Transport."""
@@ -142,8 +158,25 @@ class GrpcioTransport:
 
     def respond(self, call: int, status: int, headers: Sequence[Header], body: bytes) -> None:
         """See Transport."""
-        if (found := self._requests.pop(call, None)) is not None:
+        if (found := self._requests.get(call)) is not None and not found.answer.done():
+            del self._requests[call]
             found.respond(status, headers, body)
+
+    def respond_begin(self, call: int, status: int, headers: Sequence[Header] = ()) -> None:
+        """See Transport."""
+        if (found := self._requests.get(call)) is not None:
+            found.begin(status, headers)
+
+    def respond_data(self, call: int, data: bytes) -> None:
+        """See Transport."""
+        if (found := self._requests.get(call)) is not None:
+            found.send(data)
+
+    def respond_end(self, call: int) -> None:
+        """See Transport."""
+        if (found := self._requests.get(call)) is not None and found.answer.done():
+            del self._requests[call]
+            found.end()
 
     def forward(self, call: int, upstream: int, headers: Sequence[Header] = (), remove: Sequence[str] = ()) -> None:
         """See Transport."""
@@ -167,6 +200,8 @@ class GrpcioTransport:
 
     def _late(self, call: int) -> None:
         if (found := self._requests.pop(call, None)) is not None:
+            if found.answer.done():
+                found.cut()
             found.respond(504, [], b"the deadline has passed\n")
             self._loop.emit((api.CALL_CANCELLED, call, b"", grpcio_wire.LATE))
 
@@ -195,3 +230,11 @@ class GrpcioTransport:
     def reset(self, stream: int) -> None:
         """See Transport."""
         self._streams.reset(stream)
+
+    def pause_stream(self, stream: int) -> None:
+        """See Transport."""
+        self._streams.pause(stream, True)
+
+    def resume_stream(self, stream: int) -> None:
+        """See Transport."""
+        self._streams.pause(stream, False)

@@ -1,13 +1,11 @@
 """Server calls of the grpcio transport: from the first message to the one answer, or on to an upstream.
 
-Each call is one task of grpc's server, which carries out in order what policy asks for. Request messages are read by a task of the call's
-own, whoever asks for them, so that a forward that is refused loses none.
+Each call is one task of grpc's server, which carries out in order what policy asks for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -17,96 +15,12 @@ import grpc.aio
 
 from cloudstate_core.transport import api, grpcio_wire
 from cloudstate_core.transport.api import Header, ListenOptions, Outcome
+from cloudstate_core.transport.grpcio_call import Call, Requests
 from cloudstate_core.transport.grpcio_loop import EventLoop
 from cloudstate_core.transport.grpcio_streams import Upstream
 
-REPLAY = 1 << 20
-"""Bytes of a streamed request kept so that a refused forward can be tried again; the first message is always kept."""
 PEEK_PATIENCE = 0.01
-"""Seconds that a peeking listener waits for the first message before it tells the call without it."""
-
-
-class Requests:
-    """A call's request messages by index; kept until they are let go."""
-
-    def __init__(self, source: AsyncIterator[bytes], loop: EventLoop) -> None:
-        self._source, self._loop = source, loop
-        self._kept: collections.deque[bytes] = collections.deque()
-        self._from = self._bytes = 0
-        self._ended = False
-        self._fetching: asyncio.Task[None] | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether all messages so far can be had again."""
-        return self._from == 0
-
-    async def get(self, index: int) -> bytes | None:
-        """The message of this index, None past the end; a cancelled wait loses nothing."""
-        while index >= self._from + len(self._kept):
-            if self._ended:
-                return None
-            if self._fetching is None:
-                self._fetching = self._loop.spawn(self._fetch())
-            await asyncio.wait({self._fetching})
-        return self._kept[index - self._from]
-
-    async def _fetch(self) -> None:
-        message = None
-        try:
-            message = await anext(self._source, None)
-        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.BaseError):
-            pass  # the call is over; its own task is told
-        finally:
-            self._fetching = None
-            self._ended = message is None
-        if message is not None:
-            self._kept.append(message)
-            self._bytes += len(message)
-
-    def passed_on(self, index: int, answered: bool) -> None:
-        """All before `index` were written upstream: let them go if they can or must not be asked for again."""
-        if answered or (index > 1 and self._bytes > REPLAY):
-            while self._from < index:
-                self._bytes -= len(self._kept.popleft())
-                self._from += 1
-
-
-class Call:
-    """A call in progress; `out` holds what policy asked for, in order."""
-
-    def __init__(self, number: int, path: str, context: Any, requests: Requests) -> None:
-        self.number, self.path, self.context, self.requests = number, path, context, requests
-        self.forwarding = self.answered = self.late = False
-        self.timer = 0
-        """Rings at the limit that policy has set."""
-        self.stream: Any = None
-        """Its call upstream."""
-        self.out: collections.deque[tuple[Any, ...]] = collections.deque()
-        self._wake = asyncio.Event()
-
-    def put(self, *item: Any) -> None:
-        """Ask for one more thing."""
-        self.out.append(item)
-        self._wake.set()
-
-    async def next(self) -> tuple[Any, ...]:
-        """What to do next."""
-        while not self.out:
-            self._wake.clear()
-            await self._wake.wait()
-        return self.out.popleft()
-
-    def end(self, status: grpc.StatusCode, text: str, trailers: Sequence[Header]) -> None:
-        """Set how it ends; grpc sends it when the call's task returns."""
-        self.context.set_trailing_metadata(grpcio_wire.metadata(trailers))
-        self.context.set_code(status)
-        self.context.set_details(text)
-
-    def expired(self) -> bool:
-        """Whether the caller's deadline, or policy's limit, has passed."""
-        remaining = self.context.time_remaining()
-        return self.late or (remaining is not None and remaining <= 0)
+"""Seconds that a listener waits for the first message before it tells the call without it."""
 
 
 class Calls:
@@ -130,11 +44,43 @@ class Calls:
         return [] if found is None else grpcio_wire.headers(found.context.invocation_metadata())
 
     def finish(self, call: int, *items: tuple[Any, ...]) -> None:
-        """Do the last things policy asks for; the call is then over for policy."""
+        """Do the last things policy asks for; the call is then over for policy, once its forward is if it is away."""
+        away = self._calls.get(call)
+        if away is not None and away.forwarding and len(items) == 1 and away.aborted is None:
+            _, *ended = items[0]
+            away.aborted = (ended[0], ended[1], ended[2])
+            if away.stream is not None:
+                away.stream.cancel()
         if (found := self.get(call)) is not None:
             del self._calls[call]
             for item in items:
                 found.put(*item)
+
+    def send(self, call: int, message: bytes, headers: Sequence[Header]) -> None:
+        """One message of a streamed answer; a caller who does not keep up loses the call."""
+        if (found := self.get(call)) is None:
+            return
+        if headers and not found.begun:
+            found.put("headers", headers)
+        found.begun = True
+        found.waiting += len(message)
+        found.put("message", message)
+        if found.waiting > api.MOST_WAITING and found.task is not None:
+            found.out.clear()
+            found.task.cancel()
+            self._gone(found)
+
+    def backlog(self, call: int) -> int:
+        """Bytes that wait for the caller; policy is told when there are none any more."""
+        if (found := self.get(call)) is None:
+            return 0
+        found.awaited = found.waiting > 0
+        return found.waiting
+
+    def pause(self, call: int, paused: bool) -> None:
+        """Tell no further request messages, or tell them again."""
+        if (found := self.get(call)) is not None:
+            (found.unpaused.clear if paused else found.unpaused.set)()
 
     def forward(self, call: int, upstream: Upstream | None, headers: Sequence[Header], remove: Sequence[str]) -> None:
         """Pass on; without an upstream it is refused."""
@@ -175,16 +121,20 @@ class Calls:
     async def serve(self, path: str, options: ListenOptions, source: AsyncIterator[bytes], context: Any) -> None:
         """One call from its first message to its end; the task of grpc's server."""
         call = Call(next(self._loop.ids), path, context, Requests(source, self._loop))
+        call.task = asyncio.current_task()
         try:
             if await self._begin(call, options):
                 await self._answer(call)
         except asyncio.CancelledError:
             self._gone(call)
-            raise
+            if call.waiting <= api.MOST_WAITING:
+                raise
+            call.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "the caller reads too slowly: too much waits for it", ())
         except grpc.aio.BaseError:  # a write to a caller that has gone
             self._gone(call)
         finally:
             self._calls.pop(call.number, None)
+            call.unpaused.set()
             self._loop.cancel(call.timer)
 
     async def _begin(self, call: Call, options: ListenOptions) -> bool:
@@ -192,9 +142,9 @@ class Calls:
         streaming, first = call.path in options.streaming_paths, None
         complete: bool | None = not (streaming or options.peek)
         try:
-            async with asyncio.timeout(PEEK_PATIENCE if options.peek and not streaming else None):
+            async with asyncio.timeout(PEEK_PATIENCE if options.peek or streaming else None):
                 first = await call.requests.get(0)
-            complete = complete or first is None
+            complete = None if streaming and first is None else complete or first is None
         except TimeoutError:
             complete = None
         if not streaming and not options.peek and (first is None or await call.requests.get(1) is not None):
@@ -204,20 +154,23 @@ class Calls:
         metadata = grpcio_wire.headers(call.context.invocation_metadata())
         picked = tuple(next((value for name, value in reversed(metadata) if name == wanted), b"") for wanted in options.pick)
         self._loop.emit((api.CALL, call.number, first or b"", (call.path, complete, picked)))
-        if streaming and complete is False:
-            self._loop.spawn(self._tell_messages(call))
+        if streaming:
+            self._loop.spawn(self._tell_messages(call, 0 if complete is None else 1))
         return True
 
-    async def _tell_messages(self, call: Call) -> None:
-        index = 1
-        while (message := await call.requests.get(index)) is not None:
+    async def _tell_messages(self, call: Call, index: int) -> None:
+        while True:
+            await call.unpaused.wait()
+            message = await call.requests.get(index)
+            await call.unpaused.wait()
             if call.number not in self._calls:
-                return
+                break
+            if message is None:
+                self._loop.emit((api.CALL_END, call.number, b"", None))
+                break
             self._loop.emit((api.CALL_MESSAGE, call.number, message, None))
             index += 1
             call.requests.passed_on(index, answered=True)
-        if call.number in self._calls:
-            self._loop.emit((api.CALL_END, call.number, b"", None))
 
     def _gone(self, call: Call) -> None:
         """The caller went away before the answer: tell it once, in the form that policy waits for."""
@@ -239,6 +192,10 @@ class Calls:
                 await call.context.send_initial_metadata(grpcio_wire.metadata(rest[0]))
             elif kind == "message":
                 await call.context.write(rest[0])
+                call.waiting -= len(rest[0])
+                if call.awaited and not call.waiting and call.number in self._calls:
+                    call.awaited = False
+                    self._loop.emit((api.DRAINED, call.number, b"", None))
             else:
                 call.end(*rest)
                 return
@@ -249,7 +206,7 @@ class Calls:
         whole = grpcio_wire.headers(call.context.invocation_metadata())
         kept = [(name, value) for name, value in whole if name not in replaced and not grpcio_wire.removed(name, remove)]
         call.stream = stream = upstream.begin(call.path, [*kept, *headers], call.context.time_remaining())
-        if call.late:
+        if call.late or call.aborted:
             stream.cancel()
         writer = self._loop.spawn(self._pass_requests(call, stream))
         try:
@@ -263,7 +220,7 @@ class Calls:
         except grpc.aio.AioRpcError as error:
             status, text, trailers = error.code(), error.details(), error.trailing_metadata()
         except asyncio.CancelledError:
-            if not call.late:
+            if not call.late and not call.aborted:
                 raise
             status, text, trailers = grpc.StatusCode.DEADLINE_EXCEEDED, grpcio_wire.LATE, ()
         finally:
@@ -288,7 +245,9 @@ class Calls:
         if refusal is None and not trailers and grpcio_wire.unprocessed(status, text):
             refusal = text
         outcome = (Outcome.DELIVERED, str(status.value[0]))
-        if status is grpc.StatusCode.DEADLINE_EXCEEDED and call.expired():
+        if call.aborted is not None:
+            outcome, (status, text, trailers) = (Outcome.CANCELLED, "answered by policy"), (*call.aborted[:2], list(call.aborted[2]))
+        elif status is grpc.StatusCode.DEADLINE_EXCEEDED and call.expired():
             outcome = (Outcome.CANCELLED, grpcio_wire.LATE)
         elif not call.answered and call.requests.whole and refusal is not None:
             call.forwarding = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,12 +71,34 @@ class _Stream:
     call: Any
     out: collections.deque[bytes | None] = field(default_factory=collections.deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    unpaused: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+    """Bytes that wait for the peer."""
+    awaited: bool = False
+    """Whether policy waits until there are none."""
+
+    def __post_init__(self) -> None:
+        self.unpaused.set()
+        self.call.add_done_callback(self._done)
+
+    def _done(self, call: Any) -> None:
+        """A pause holds back the peer's end, not what this side has ended."""
+        if call.cancelled() or call.time_remaining() == 0:
+            self.unpaused.set()
 
     def put(self, message: bytes | None) -> None:
+        self.waiting += len(message or b"")
         self.out.append(message)
         self.wake.set()
 
-    async def write(self) -> None:
+    async def read(self) -> Any:
+        """The next message, once the stream is not paused."""
+        await self.unpaused.wait()
+        message = await self.call.read()
+        await self.unpaused.wait()
+        return message
+
+    async def write(self, drained: Callable[[], None]) -> None:
         """Write what was sent, in order, as fast as flow control lets it."""
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError):
             while True:
@@ -88,6 +110,10 @@ class _Stream:
                     await self.call.done_writing()
                     return
                 await grpcio_wire.write(self.call, message)
+                self.waiting -= len(message)
+                if self.awaited and not self.waiting:
+                    self.awaited = False
+                    drained()
 
 
 class Streams:
@@ -137,10 +163,10 @@ class Streams:
 
     async def _read(self, stream_id: int, stream: _Stream, upstream: Upstream) -> None:
         call, heard = stream.call, False
-        writer = self._loop.spawn(stream.write())
+        writer = self._loop.spawn(stream.write(lambda: self._loop.emit((api.DRAINED, stream_id, b"", None))))
         try:
             heard = bool(await call.initial_metadata())
-            while (message := await call.read()) is not grpc.aio.EOF:
+            while (message := await stream.read()) is not grpc.aio.EOF:
                 heard = True
                 self._loop.emit((api.STREAM_MESSAGE, stream_id, message, None))
             status, text, trailers = await call.code(), await call.details() or "", await call.trailing_metadata()
@@ -163,6 +189,18 @@ class Streams:
         """Cancel a stream; its task then tells that it is closed."""
         if (found := self._streams.get(stream)) is not None:
             found.call.cancel()
+
+    def backlog(self, stream: int) -> int:
+        """Bytes that wait for the peer; policy is told when there are none any more."""
+        if (found := self._streams.get(stream)) is None:
+            return 0
+        found.awaited = found.waiting > 0
+        return found.waiting
+
+    def pause(self, stream: int, paused: bool) -> None:
+        """Tell no further messages, or tell them again."""
+        if (found := self._streams.get(stream)) is not None:
+            (found.unpaused.clear if paused else found.unpaused.set)()
 
     async def close(self) -> None:
         """End everything."""

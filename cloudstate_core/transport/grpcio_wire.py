@@ -7,6 +7,9 @@ A text that is not known counts as "it may have acted", which costs a retry and 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +43,16 @@ def metadata(headers: Sequence[Header]) -> list[tuple[str, str | bytes]]:
 def headers(found: Any) -> list[Header]:
     """grpc's metadata as headers."""
     return [(key, value if isinstance(value, bytes) else value.encode("latin-1")) for key, value in found or ()]
+
+
+def plain_header(line: str) -> Header:
+    """A header line of HTTP/1.1; the value of a `-bin` name is decoded where it is base64."""
+    name, _, text = line.partition(":")
+    name, value = name.strip().lower(), text.strip().encode("latin-1")
+    if name.endswith("-bin"):
+        with contextlib.suppress(binascii.Error):
+            return name, base64.b64decode(value.rstrip(b"=") + b"=" * (-len(value.rstrip(b"=")) % 4), validate=True)
+    return name, value
 
 
 def unprocessed(status: grpc.StatusCode, text: str) -> bool:

@@ -1,212 +1,37 @@
-//! Upstreams: connections made when first needed and again, with back-off, when lost; and the gRPC streams opened on them.
+//! gRPC streams that policy opens on upstreams: each is a task of its own, and ends with exactly one `StreamClosed`.
 
 use crate::core::{Closed, Core, Event};
+use crate::deadline::{is_due, LATE};
 use crate::framing::{frame, Deframer, Fault};
 use crate::grpc;
 use crate::headers::Pairs;
-use crate::http1_client::Pool;
 use crate::outlet::Outlet;
-use crate::server::{is_due, CONNECTION_WINDOW, LATE, STREAM_WINDOW};
+use crate::upstream::Upstream;
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
+use h2::RecvStream;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
-pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LAST_BACKOFF: Duration = Duration::from_secs(2);
-/// Streams on a connection whose peer has not said yet how many it takes.
-const FIRST_STREAMS: usize = 100;
-/// Connections to one peer.
-const MOST_CONNECTIONS: usize = 32;
-/// Calls that may wait for the peer to let more streams begin, per connection.
-const MOST_WAITING: usize = 10_000;
 /// Messages, and bytes of them, that may wait for a connection on one stream.
 const MOST_PENDING: usize = 10_000;
 const MOST_PENDING_BYTES: usize = 64 * 1024 * 1024;
 /// The largest message taken from a peer.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
-/// What became of the last attempt to connect.
-enum Dialing {
-    Idle,
-    Connecting,
-    Failed { until: Instant, reason: String },
-}
-
-/// A connection that stands, and how many streams are on it.
-struct Link {
-    sender: SendRequest<Bytes>,
-    streams: Rc<Cell<usize>>,
-}
-
-/// A peer, by address. When all streams that it lets begin on one connection are open, the next one goes on a further connection.
-pub struct Upstream {
-    pub target: String,
-    pub http1: Pool,
-    links: RefCell<Vec<Link>>,
-    dialing: RefCell<Dialing>,
-    changed: Notify,
-    backoff: Cell<Duration>,
-}
-
-/// A place among the streams of a connection.
-pub struct Lease {
-    upstream: Rc<Upstream>,
-    sender: SendRequest<Bytes>,
-    streams: Rc<Cell<usize>>,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.streams.set(self.streams.get() - 1);
-        let mut links = self.upstream.links.borrow_mut();
-        if self.streams.get() == 0 && links.len() > 1 {
-            links.retain(|link| !Rc::ptr_eq(&link.streams, &self.streams)); // one was too many
-        }
-    }
-}
-
-impl Lease {
-    pub fn send(&mut self, request: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.sender.send_request(request, end)
-    }
-}
-
-impl Upstream {
-    pub fn new(target: String) -> Rc<Upstream> {
-        Rc::new(Upstream {
-            target,
-            http1: Pool::default(),
-            links: RefCell::default(),
-            dialing: RefCell::new(Dialing::Idle),
-            changed: Notify::new(),
-            backoff: Cell::new(FIRST_BACKOFF),
-        })
-    }
-
-    /// A connection that takes a new stream, or why there is none. While it backs off it fails at once, with the last reason.
-    pub async fn acquire(self: &Rc<Self>) -> Result<Lease, String> {
-        loop {
-            if let Some(lease) = self.lease(0) {
-                return Ok(lease);
-            }
-            let changed = {
-                let full = self.links.borrow().len() >= MOST_CONNECTIONS;
-                let mut dialing = self.dialing.borrow_mut();
-                match &*dialing {
-                    _ if full => return self.queue(),
-                    Dialing::Failed { until, reason } if Instant::now() < *until => {
-                        return self.queue().map_err(|_| reason.clone());
-                    }
-                    Dialing::Connecting => self.changed.notified(),
-                    Dialing::Idle | Dialing::Failed { .. } => {
-                        *dialing = Dialing::Connecting;
-                        drop(spawn_local(connect(self.clone())));
-                        self.changed.notified()
-                    }
-                }
-            };
-            changed.await;
-        }
-    }
-
-    /// Wait for the peer to let a stream begin on one of the connections that stand.
-    fn queue(self: &Rc<Self>) -> Result<Lease, String> {
-        self.lease(MOST_WAITING).ok_or_else(|| {
-            format!(
-                "{}: {MOST_WAITING} calls wait for a stream already; no more are taken",
-                self.target
-            )
-        })
-    }
-
-    /// A place on a connection with fewer streams than the peer lets begin, and `waiting` more.
-    fn lease(self: &Rc<Self>, waiting: usize) -> Option<Lease> {
-        let mut links = self.links.borrow_mut();
-        // GOAWAY, or lost: its streams end by themselves, new ones need a new one.
-        let mut context = Context::from_waker(Waker::noop());
-        links.retain(|link| !matches!(link.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_))));
-        let roomy = |link: &&Link| link.streams.get() < link.sender.current_max_send_streams().saturating_add(waiting);
-        let link = match waiting {
-            0 => links.iter().find(roomy),
-            _ => links.iter().min_by_key(|link| link.streams.get()).filter(roomy),
-        }?;
-        link.streams.set(link.streams.get() + 1);
-        Some(Lease {
-            upstream: self.clone(),
-            sender: link.sender.clone(),
-            streams: link.streams.clone(),
-        })
-    }
-}
-
-/// Open a TCP connection; the error is a sentence.
-pub async fn dial(target: &str) -> Result<TcpStream, String> {
-    match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(target)).await {
-        Ok(Ok(socket)) => {
-            let _ = socket.set_nodelay(true);
-            Ok(socket)
-        }
-        Ok(Err(error)) => Err(format!("failed to connect to {target}: {error}")),
-        Err(_) => Err(format!(
-            "failed to connect to {target}: no answer within {CONNECT_LIMIT:?}"
-        )),
-    }
-}
-
-async fn connect(upstream: Rc<Upstream>) {
-    let result = match dial(&upstream.target).await {
-        Ok(socket) => h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(FIRST_STREAMS)
-            .enable_push(false)
-            .handshake::<_, Bytes>(socket)
-            .await
-            .map_err(|error| format!("failed to connect to {}: {error}", upstream.target)),
-        Err(reason) => Err(reason),
-    };
-    match result {
-        Ok((sender, connection)) => {
-            upstream.backoff.set(FIRST_BACKOFF);
-            upstream.dialing.replace(Dialing::Idle);
-            upstream.links.borrow_mut().push(Link {
-                sender,
-                streams: Rc::default(),
-            });
-            upstream.changed.notify_waiters();
-            drop(upstream); // the connection ends when nobody may send on it any more
-            let _ = connection.await;
-        }
-        Err(reason) => {
-            let backoff = upstream.backoff.get();
-            upstream.backoff.set((backoff * 2).min(LAST_BACKOFF));
-            upstream.dialing.replace(Dialing::Failed {
-                until: Instant::now() + backoff,
-                reason,
-            });
-            upstream.changed.notify_waiters();
-        }
-    }
-}
-
 /// A stream that policy has opened.
 pub struct ClientStream {
     outlet: Option<Outlet>,
     pending: Vec<Bytes>,
     pending_bytes: usize,
+    /// Whether policy waits until nothing is pending.
+    awaited: bool,
     half_closed: bool,
+    paused: bool,
     /// Why this side ends it.
     stop: Option<(i32, String)>,
     waker: Option<Waker>,
@@ -218,6 +43,10 @@ impl ClientStream {
             self.stop = Some((status, why));
             self.wake();
         }
+    }
+
+    fn take_drained(&mut self) -> bool {
+        self.outlet.as_mut().is_some_and(Outlet::take_drained)
     }
 
     fn wake(&mut self) {
@@ -233,7 +62,9 @@ pub fn open(core: &Rc<Core>, upstream: u64, path: &str, headers: Pairs, timeout:
         outlet: None,
         pending: Vec::new(),
         pending_bytes: 0,
+        awaited: false,
         half_closed: false,
+        paused: false,
         stop: None,
         waker: None,
     };
@@ -296,6 +127,28 @@ pub fn reset(core: &Core, id: u64) {
     }
 }
 
+/// Bytes that wait for the peer; policy is told when none do any more.
+pub fn backlog(core: &Core, id: u64) -> usize {
+    match core.streams.borrow_mut().get_mut(id) {
+        Some(ClientStream {
+            outlet: Some(outlet), ..
+        }) => outlet.backlog(),
+        Some(stream) => {
+            stream.awaited |= stream.pending_bytes > 0;
+            stream.pending_bytes
+        }
+        None => 0,
+    }
+}
+
+/// Tell its messages, or no more of them for now.
+pub fn pause(core: &Core, id: u64, paused: bool) {
+    if let Some(stream) = core.streams.borrow_mut().get_mut(id) {
+        stream.paused = paused;
+        stream.wake();
+    }
+}
+
 fn closed(status: i32, message: String, refused: bool) -> Closed {
     Closed {
         status,
@@ -334,6 +187,9 @@ async fn own(
                 }
                 if let Some(outlet) = stream.outlet.as_mut().filter(|outlet| outlet.is_blocked()) {
                     outlet.poll_pump(context);
+                }
+                if stream.take_drained() {
+                    core.emit(Event::Drained(id));
                 }
             }
             if is_due(&mut alarm, context) {
@@ -393,6 +249,9 @@ async fn converse(
         if stream.half_closed {
             outlet.half_close();
         }
+        if stream.awaited {
+            outlet.await_drained();
+        }
         stream.outlet = Some(outlet);
         stream.wake();
     }
@@ -424,7 +283,9 @@ async fn listen(core: &Core, id: u64, response: Response<RecvStream>) -> Closed 
         );
     }
     let mut deframer = Deframer::new(MAX_MESSAGE);
-    while let Some(chunk) = body.data().await {
+    loop {
+        unpaused(core, id).await;
+        let Some(chunk) = body.data().await else { break };
         let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(error) => return lost("the stream was lost", &error, false),
@@ -450,6 +311,15 @@ async fn listen(core: &Core, id: u64, response: Response<RecvStream>) -> Closed 
         Ok(None) => closed(grpc::UNKNOWN, "the answer has no grpc-status".to_owned(), false),
         Err(error) => lost("the stream was lost", &error, false),
     }
+}
+
+/// Wait until policy wants to be told messages; the stream's task is woken when it does.
+async fn unpaused(core: &Core, id: u64) {
+    poll_fn(|_| match core.streams.borrow().get(id) {
+        Some(stream) if stream.paused => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
 }
 
 fn ended(mut trailers: HeaderMap) -> Closed {

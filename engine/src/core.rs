@@ -1,9 +1,10 @@
 //! The state of one engine: what its I/O thread owns (`Core`) and what every thread may touch (`Shared`).
 
-use crate::client::{ClientStream, Upstream};
-use crate::server::Call;
+use crate::call::Call;
+use crate::client::ClientStream;
 use crate::table::Table;
 use crate::timers::Timers;
+use crate::upstream::Upstream;
 use bytes::Bytes;
 use http::HeaderMap;
 use pyo3::prelude::*;
@@ -93,6 +94,8 @@ pub enum Event {
     StreamMessage(u64, Bytes),
     StreamClosed(u64, Box<Closed>),
     Forwarded(u64, End),
+    /// Nothing waits any more on a call or stream.
+    Drained(u64),
     Timer(Py<PyAny>),
 }
 

@@ -3,11 +3,13 @@
 //! What was sent upstream is kept, up to a limit, until the upstream answers, so that a refused call can be sent elsewhere.
 
 use crate::answer;
-use crate::client::{Lease, Upstream};
+use crate::call::{Command, Exchange, Kind};
 use crate::core::{Core, End, Event};
+use crate::deadline::{is_due, late_status, tighten, Alarm, LATE};
 use crate::grpc;
 use crate::headers::{rewrite, Pairs, Pattern};
-use crate::server::{is_due, late_status, tighten, Alarm, Command, Exchange, Intake, Kind, LATE};
+use crate::intake::Intake;
+use crate::upstream::{Lease, Upstream};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;

@@ -1,23 +1,24 @@
 //! HTTP/1.1 by hyper: requests told to policy like any other, and passed through to upstreams as streams.
 
+use crate::body::{text, Passing, Slot, Through};
+use crate::call::{Call, Command, Exchange, Kind};
 use crate::core::{Core, End, Event, OpenCall, OpenConnection};
+use crate::deadline::{is_due, tighten, Alarm, LATE};
+use crate::feed::Link;
 use crate::forward::Order;
 use crate::headers::{strip_hop_by_hop, upgrade};
 use crate::http1_client::send;
 use crate::listener::{Options, GREETING_LIMIT};
-use crate::server::{is_due, tighten, Alarm, Call, Command, Exchange, Kind, LATE};
 use crate::upgrade::{switch_protocols, unasked, Switch};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{poll_fn, Future};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,149 +27,6 @@ use tokio::net::TcpStream;
 /// How long a connection may wait for its next request: longer than ingresses keep theirs (an hour), since one that is closed just as a
 /// request comes costs that request.
 const IDLE_LIMIT: Duration = Duration::from_secs(3700);
-
-type Fail = hyper::Error;
-
-/// A body of ours, or one that passes through.
-pub enum Through {
-    Whole(Full<Bytes>),
-    Incoming(Incoming),
-    Answer(Incoming, Passing),
-}
-
-impl Body for Through {
-    type Data = Bytes;
-    type Error = Fail;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fail>>> {
-        match self.get_mut() {
-            Through::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Through::Incoming(body) => Pin::new(body).poll_frame(context),
-            Through::Answer(body, passing) => {
-                let polled = Pin::new(&mut *body).poll_frame(context);
-                match &polled {
-                    Poll::Ready(None) => passing.end(true),
-                    // By its length the answer is whole now, and hyper asks no further.
-                    Poll::Ready(Some(Ok(_))) if body.is_end_stream() => passing.end(true),
-                    Poll::Ready(Some(Err(error))) => passing.fail(error.to_string()),
-                    _ => {}
-                }
-                polled
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Through::Whole(body) => body.is_end_stream(),
-            Through::Incoming(body) | Through::Answer(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Through::Whole(body) => body.size_hint(),
-            Through::Incoming(body) | Through::Answer(body, _) => body.size_hint(),
-        }
-    }
-}
-
-/// What the task of a connection and the answer on its way share.
-#[derive(Default)]
-pub struct Link {
-    /// When the answer on its way must have ended.
-    alarm: RefCell<Alarm>,
-    cut: Cell<bool>,
-    /// A request has come.
-    heard: Cell<bool>,
-}
-
-/// A forwarded answer on its way; tells its end exactly once, at the latest when hyper drops it.
-pub struct Passing {
-    core: Rc<Core>,
-    id: u64,
-    text: String,
-    told: bool,
-    complete_when_dropped: bool,
-    link: Rc<Link>,
-    _open: OpenCall,
-}
-
-impl Passing {
-    fn new(
-        core: &Rc<Core>,
-        id: u64,
-        text: &str,
-        complete_when_dropped: bool,
-        link: Rc<Link>,
-        open: OpenCall,
-    ) -> Passing {
-        Passing {
-            core: core.clone(),
-            id,
-            text: text.to_owned(),
-            told: false,
-            complete_when_dropped,
-            link,
-            _open: open,
-        }
-    }
-
-    pub fn tell(&mut self, end: End) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.link.alarm.take();
-            self.core.emit(Event::Forwarded(self.id, end));
-        }
-    }
-
-    fn end(&mut self, whole: bool) {
-        let end = if whole {
-            End::Delivered(std::mem::take(&mut self.text))
-        } else if self.link.cut.get() {
-            End::Cancelled(LATE.to_owned())
-        } else {
-            End::Cancelled("the caller is gone".to_owned())
-        };
-        self.tell(end);
-    }
-
-    pub fn fail(&mut self, why: String) {
-        self.tell(End::Failed(why));
-    }
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        self.end(self.complete_when_dropped);
-    }
-}
-
-/// Where the answer of policy is laid for the connection.
-#[derive(Default)]
-pub struct Slot(RefCell<Option<Response<Through>>>);
-
-impl Slot {
-    pub fn answer(&self, response: Response<Through>) {
-        self.0.replace(Some(response));
-    }
-}
-
-/// An answer of ours.
-pub fn whole(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Through> {
-    let mut response = Response::new(Through::Whole(Full::new(body)));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
-}
-
-pub fn text(status: StatusCode, text: &str) -> Response<Through> {
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    whole(status, headers, Bytes::from(format!("{text}\n")))
-}
 
 /// Serve one HTTP/1.1 connection.
 pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guard: OpenConnection) {
@@ -191,9 +49,8 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
             closing = true;
             connection.as_mut().graceful_shutdown();
         }
-        if is_due(&mut link.alarm.borrow_mut(), context) {
-            link.cut.set(true); // with the connection goes the answer on its way
-            return Poll::Ready(Ok(()));
+        if link.poll_cut(context).is_ready() {
+            return Poll::Ready(Ok(())); // with the connection goes the answer on its way
         }
         if link.heard.get() {
             greeting = None;
@@ -209,15 +66,20 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
 struct Attending {
     core: Rc<Core>,
     id: u64,
-    away: bool,
+    slot: Rc<Slot>,
+    /// An answer that has begun tells its end itself.
+    begun: bool,
 }
 
 impl Drop for Attending {
     fn drop(&mut self) {
+        if self.begun {
+            return;
+        }
         let Some(call) = self.core.calls.borrow_mut().remove(self.id) else {
             return;
         };
-        if self.away {
+        if self.slot.away.get() {
             self.core.emit(Event::Forwarded(
                 self.id,
                 End::Cancelled("the caller is gone".to_owned()),
@@ -236,48 +98,62 @@ async fn call(
 ) -> Response<Through> {
     let open = core.enter();
     link.heard.set(true);
-    let mut switch = upgrade(request.headers())
+    let switch = upgrade(request.headers())
         .filter(|_| options.peek && request.version() == Version::HTTP_11)
         .map(|protocol| Switch {
             protocol,
             client: hyper::upgrade::on(&mut request),
         });
-    let mut alarm = None;
     let (head, body) = request.into_parts();
-    let (first, mut request_body) = if options.peek {
-        (Bytes::new(), Some(Through::Incoming(body)))
+    let (first, body) = if options.peek {
+        (Bytes::new(), Through::Incoming(body))
     } else {
         match read(body, options.max_message).await {
-            Ok(body) => (body.clone(), Some(Through::Whole(Full::new(body)))),
+            Ok(body) => (body.clone(), Through::Whole(Full::new(body))),
             Err(refusal) => return refusal,
         }
     };
-    let complete = request_body.as_ref().is_none_or(Body::is_end_stream);
-    let slot = Rc::<Slot>::default();
-    let head = Rc::new(head);
+    let (head, slot) = (Rc::new(head), Slot::new(&link));
     let call = Call::new(
         Kind::Http,
         head.clone(),
         &options,
         first,
-        complete,
+        body.is_end_stream(),
         Exchange::Http1(slot.clone()),
     );
     let id = core.calls.borrow_mut().insert(call);
-    let mut attending = Attending {
-        core: core.clone(),
-        id,
-        away: false,
-    };
     core.emit(Event::Call(id));
+    let attending = Attending {
+        core,
+        id,
+        slot,
+        begun: false,
+    };
+    attend(attending, head, Some(body), switch, link, open).await
+}
+
+/// Stay with a request that policy knows until it is answered.
+async fn attend(
+    mut attending: Attending,
+    head: Rc<Parts>,
+    mut body: Option<Through>,
+    mut switch: Option<Switch>,
+    link: Rc<Link>,
+    open: OpenCall,
+) -> Response<Through> {
+    let (core, id, slot) = (attending.core.clone(), attending.id, attending.slot.clone());
+    let mut alarm = None;
     loop {
-        let order = match poll_fn(|context| poll_order(&core, id, &mut alarm, context)).await {
+        let order = match poll_fn(|context| poll_order(&core, id, &slot, &mut alarm, context)).await {
             Met::Order(order) => order,
             Met::Answered => {
-                return slot
-                    .0
-                    .take()
-                    .unwrap_or_else(|| text(StatusCode::BAD_GATEWAY, "the request was not answered"))
+                let mut response = slot.take();
+                if let Some(Through::Fed(body)) = response.as_mut().map(Response::body_mut) {
+                    attending.begun = true;
+                    body.keep(open, alarm);
+                }
+                return response.unwrap_or_else(|| text(StatusCode::BAD_GATEWAY, "the request was not answered"));
             }
             Met::Late => {
                 core.calls.borrow_mut().remove(id);
@@ -285,10 +161,10 @@ async fn call(
                 return text(StatusCode::GATEWAY_TIMEOUT, LATE);
             }
         };
-        attending.away = true;
+        slot.away.set(true);
         let protocol = switch.as_ref().map(|switch| &switch.protocol);
         let forwarded = {
-            let mut forwarding = std::pin::pin!(forward(&core, id, order, &head, protocol, &mut request_body));
+            let mut forwarding = std::pin::pin!(forward(&core, id, order, &head, protocol, &mut body));
             poll_fn(|context| match forwarding.as_mut().poll(context) {
                 Poll::Pending => poll_parted(&core, id, &slot, &mut alarm, context).map(Forwarded::Ended),
                 ready => ready,
@@ -296,7 +172,7 @@ async fn call(
             .await
         };
         match forwarded {
-            Forwarded::Refused => attending.away = false,
+            Forwarded::Refused => slot.away.set(false),
             Forwarded::Ended(response) => return response,
             Forwarded::Answered(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let passing = Passing::new(&core, id, "101", true, Rc::default(), open);
@@ -331,15 +207,18 @@ enum Forwarded {
     Answered(Response<Incoming>),
 }
 
-fn poll_order(core: &Core, id: u64, alarm: &mut Alarm, context: &mut Context<'_>) -> Poll<Met> {
+fn poll_order(core: &Core, id: u64, slot: &Slot, alarm: &mut Alarm, context: &mut Context<'_>) -> Poll<Met> {
     let mut calls = core.calls.borrow_mut();
     let Some(call) = calls.get_mut(id) else {
         return Poll::Ready(Met::Answered);
     };
+    tighten(alarm, call.limit.take());
+    if slot.is_filled() {
+        return Poll::Ready(Met::Answered);
+    }
     if let Some(Command::Forward(order)) = call.command.take() {
         return Poll::Ready(Met::Order(order));
     }
-    tighten(alarm, call.limit.take());
     match &mut call.waker {
         Some(waker) => waker.clone_from(context.waker()),
         None => call.waker = Some(context.waker().clone()),
@@ -362,7 +241,7 @@ fn poll_parted(
         tighten(alarm, call.limit.take());
         call.waker = Some(context.waker().clone());
     }
-    if let Some(response) = slot.0.take() {
+    if let Some(response) = slot.take() {
         core.emit(Event::Forwarded(id, End::Cancelled("answered by policy".to_owned())));
         return Poll::Ready(response);
     }

@@ -1,10 +1,10 @@
 //! The client half of HTTP/1.1: connections to upstreams, kept for another request, and requests rewritten for them.
 
-use crate::client::{dial, Upstream};
+use crate::body::Through;
 use crate::core::End;
 use crate::forward::Order;
 use crate::headers::{rewrite, set_upgrade, strip_hop_by_hop};
-use crate::http1::Through;
+use crate::upstream::{dial, Upstream};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;

@@ -2,14 +2,19 @@
 //! batch of events. Guarantees are those of `cloudstate_core.transport.api`, whose names the methods bear.
 
 mod answer;
+mod body;
+mod call;
 mod client;
 mod core;
+mod deadline;
+mod feed;
 mod forward;
 mod framing;
 mod grpc;
 mod headers;
 mod http1;
 mod http1_client;
+mod intake;
 mod listener;
 mod outlet;
 mod server;
@@ -17,11 +22,12 @@ mod table;
 mod timers;
 mod turn;
 mod upgrade;
+mod upstream;
 
+use crate::call::{Call, Command, Exchange, Kind};
 use crate::core::{Core, Posted, Shared};
 use crate::forward::Order;
 use crate::headers::Pattern;
-use crate::server::{Command, Exchange, Kind};
 use bytes::Bytes;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -60,6 +66,20 @@ impl Engine {
         let elsewhere = || PyRuntimeError::new_err("calls are answered on the transport's callback thread: use post()");
         Core::here(&self.shared).ok_or_else(elsewhere)
     }
+
+    /// Do it to a call that is open.
+    fn with_call(&self, call: u64, act: impl FnOnce(&mut Call)) -> PyResult<()> {
+        let core = self.core()?;
+        if let Some(call) = core.calls.borrow_mut().get_mut(call) {
+            act(call);
+        }
+        Ok(())
+    }
+}
+
+fn http_status(status: u16) -> PyResult<http::StatusCode> {
+    http::StatusCode::from_u16(status)
+        .map_err(|_| PyValueError::new_err(format!("HTTP status {status}: must be 100 to 999")))
 }
 
 /// Seconds as a duration; what is not positive is none at all.
@@ -155,7 +175,7 @@ impl Engine {
         }
         self.on_core(py, move |core| {
             let id = core.next_id();
-            core.upstreams.borrow_mut().insert(id, client::Upstream::new(target));
+            core.upstreams.borrow_mut().insert(id, upstream::Upstream::new(target));
             id
         })
     }
@@ -201,15 +221,40 @@ impl Engine {
         self.on_core(py, move |core| client::reset(core, stream))
     }
 
+    fn pause_stream(&self, py: Python<'_>, stream: u64) -> PyResult<()> {
+        self.on_core(py, move |core| client::pause(core, stream, true))
+    }
+
+    fn resume_stream(&self, py: Python<'_>, stream: u64) -> PyResult<()> {
+        self.on_core(py, move |core| client::pause(core, stream, false))
+    }
+
     #[pyo3(signature = (call, message, headers = None))]
     fn reply(&self, call: u64, message: &[u8], headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         answer::reply(&*self.core()?, call, message, pairs(headers)?);
         Ok(())
     }
 
-    fn send_message(&self, call: u64, message: &[u8]) -> PyResult<()> {
-        answer::send_message(&*self.core()?, call, message);
+    #[pyo3(signature = (call, message, headers = None))]
+    fn send_message(&self, call: u64, message: &[u8], headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        answer::send_message(&*self.core()?, call, message, pairs(headers)?);
         Ok(())
+    }
+
+    fn backlog(&self, either: u64) -> PyResult<usize> {
+        let core = self.core()?;
+        Ok(answer::backlog(&core, either).max(client::backlog(&core, either)))
+    }
+
+    fn pause(&self, call: u64) -> PyResult<()> {
+        self.with_call(call, |call| call.paused = true)
+    }
+
+    fn resume(&self, call: u64) -> PyResult<()> {
+        self.with_call(call, |call| {
+            call.paused = false;
+            call.wake();
+        })
     }
 
     #[pyo3(signature = (call, status, message = "", trailers = None))]
@@ -219,15 +264,24 @@ impl Engine {
     }
 
     fn respond(&self, call: u64, status: u16, headers: &Bound<'_, PyAny>, body: &[u8]) -> PyResult<()> {
-        let code = http::StatusCode::from_u16(status);
-        let code = code.map_err(|_| PyValueError::new_err(format!("HTTP status {status}: must be 100 to 999")))?;
-        answer::respond(
-            &*self.core()?,
-            call,
-            code,
-            headers::from_python(headers)?,
-            Bytes::copy_from_slice(body),
-        );
+        let (status, headers) = (http_status(status)?, headers::from_python(headers)?);
+        answer::respond(&*self.core()?, call, status, headers, Bytes::copy_from_slice(body));
+        Ok(())
+    }
+
+    #[pyo3(signature = (call, status, headers = None))]
+    fn respond_begin(&self, call: u64, status: u16, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        answer::respond_begin(&self.core()?, call, http_status(status)?, pairs(headers)?);
+        Ok(())
+    }
+
+    fn respond_data(&self, call: u64, data: &[u8]) -> PyResult<()> {
+        answer::respond_data(&*self.core()?, call, Bytes::copy_from_slice(data));
+        Ok(())
+    }
+
+    fn respond_end(&self, call: u64) -> PyResult<()> {
+        answer::respond_end(&*self.core()?, call);
         Ok(())
     }
 
@@ -248,7 +302,7 @@ impl Engine {
         let upstream = core.upstreams.borrow().get(&upstream).cloned();
         let mut calls = core.calls.borrow_mut();
         let Some(call) = calls.get_mut(call) else { return Ok(()) };
-        if matches!(call.exchange, Exchange::Head(_) | Exchange::Http1(_)) {
+        if matches!(call.exchange, Exchange::Head(_) | Exchange::Http1(_)) && !call.is_away() {
             call.command = Some(Command::Forward(Order {
                 upstream,
                 replace,
@@ -272,12 +326,14 @@ impl Engine {
     }
 
     fn limit(&self, call: u64, delay: f64) -> PyResult<()> {
-        let core = self.core()?;
-        if let Some(call) = core.calls.borrow_mut().get_mut(call) {
-            call.limit = tokio::time::Instant::now().checked_add(seconds(delay));
-            call.wake();
-        }
-        Ok(())
+        let limit = tokio::time::Instant::now().checked_add(seconds(delay));
+        self.with_call(call, |call| match &call.exchange {
+            Exchange::Feed(feed) => feed.link.tighten(limit),
+            _ => {
+                call.limit = limit;
+                call.wake();
+            }
+        })
     }
 
     fn after(&self, py: Python<'_>, delay: f64, callback: Py<PyAny>) -> PyResult<u64> {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 /// Bytes that may wait for a slow peer on one stream.
-const MOST_QUEUED: usize = 64 * 1024 * 1024;
+pub const MOST_QUEUED: usize = 64 * 1024 * 1024;
 
 /// The peer reads too slowly.
 pub struct Overflow;
@@ -17,6 +17,8 @@ enum Last {
     HalfClose,
     Trailers(HeaderMap),
     Sent,
+    /// Nothing more: the peer reads too slowly.
+    Cut,
 }
 
 pub struct Outlet {
@@ -24,6 +26,8 @@ pub struct Outlet {
     queue: VecDeque<Bytes>,
     queued: usize,
     last: Last,
+    /// Whether policy waits until nothing is queued.
+    awaited: bool,
 }
 
 impl Outlet {
@@ -33,9 +37,11 @@ impl Outlet {
             queue: VecDeque::new(),
             queued: 0,
             last: Last::None,
+            awaited: false,
         }
     }
 
+    /// Write, or queue; on overflow what is queued is dropped, and what follows too.
     pub fn send(&mut self, framed: Bytes) -> Result<(), Overflow> {
         if !matches!(self.last, Last::None) {
             return Ok(());
@@ -50,6 +56,9 @@ impl Outlet {
         self.queued += framed.len();
         self.queue.push_back(framed);
         if self.queued > MOST_QUEUED {
+            self.queue.clear();
+            self.queued = 0;
+            self.last = Last::Cut;
             return Err(Overflow);
         }
         Ok(())
@@ -76,7 +85,7 @@ impl Outlet {
         match std::mem::replace(&mut self.last, Last::Sent) {
             Last::HalfClose => drop(self.tx.send_data(Bytes::new(), true)),
             Last::Trailers(trailers) => drop(self.tx.send_trailers(trailers)),
-            Last::None => self.last = Last::None,
+            last @ (Last::None | Last::Cut) => self.last = last,
             Last::Sent => {}
         }
     }
@@ -89,6 +98,22 @@ impl Outlet {
     /// True while something waits for the peer's window.
     pub fn is_blocked(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Bytes queued; when there are some, `take_drained` will be true once there are none.
+    pub fn backlog(&mut self) -> usize {
+        self.awaited |= self.queued > 0;
+        self.queued
+    }
+
+    /// Let `take_drained` be true once nothing is queued.
+    pub fn await_drained(&mut self) {
+        self.awaited = true;
+    }
+
+    /// True once after a `backlog`, when nothing is queued any more.
+    pub fn take_drained(&mut self) -> bool {
+        self.queue.is_empty() && std::mem::take(&mut self.awaited)
     }
 
     /// Write what the peer's window lets; the task is woken when it opens.

@@ -1,131 +1,27 @@
 //! HTTP/2 requests: read, told to policy, and kept until policy or a forward has answered them.
 
 use crate::answer;
+use crate::call::{Call, Command, Exchange, Kind};
 use crate::core::{Core, Event, OpenConnection};
+use crate::deadline::{is_due, late_status, tighten, Alarm, LATE};
 use crate::forward::{self, Order};
-use crate::framing::{Deframer, Fault};
 use crate::grpc;
-use crate::http1::Slot;
+use crate::intake::{Intake, Trouble};
 use crate::listener::{Options, GREETING_LIMIT};
-use crate::outlet::Outlet;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::RecvStream;
 use http::request::Parts;
 use std::future::{poll_fn, Future};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// What a peer may send on one stream, and on one connection, before it is read.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
-/// Time for the first message of a call before a peeking listener tells the call without it.
-const PEEK_PATIENCE: Duration = Duration::from_millis(10);
-
-/// How policy meets a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// gRPC, told when its one message is here.
-    Unary,
-    /// gRPC, told at its first message, then message by message.
-    Streaming,
-    /// gRPC, told at its first message; the rest is for `forward`.
-    Peek,
-    /// Not gRPC.
-    Http,
-}
-
-impl Kind {
-    fn of(head: &Parts, options: &Options) -> Kind {
-        if head.method != http::Method::POST || !grpc::is_grpc(&head.headers) {
-            Kind::Http
-        } else if options.streaming.contains(head.uri.path()) {
-            Kind::Streaming
-        } else if options.peek {
-            Kind::Peek
-        } else {
-            Kind::Unary
-        }
-    }
-}
-
-/// Where the answer goes.
-pub enum Exchange {
-    /// HTTP/2, nothing answered yet.
-    Head(SendResponse<Bytes>),
-    /// HTTP/2, a streaming answer has begun.
-    Body(Outlet),
-    /// HTTP/1.1.
-    Http1(Rc<Slot>),
-    /// A forward has it.
-    Away,
-}
-
-/// What policy orders the task of a call to do.
-pub enum Command {
-    Forward(Order),
-    /// Tell the first message, of which CALL told that it was not seen.
-    Peek,
-    /// Policy ends a call that is being forwarded: gRPC status (or HTTP status), text.
-    Abort(i32, String),
-}
-
-/// A request that waits for its answer.
-pub struct Call {
-    pub kind: Kind,
-    pub head: Rc<Parts>,
-    pub options: Rc<Options>,
-    pub first: Bytes,
-    pub complete: bool,
-    /// `first` is the first message, or there is none.
-    pub peeked: bool,
-    pub exchange: Exchange,
-    pub command: Option<Command>,
-    /// When policy wants it to end at the latest; its task takes it over.
-    pub limit: Option<Instant>,
-    pub waker: Option<Waker>,
-    pub told: bool,
-    /// Policy has finished it; only what it sent before is still being written.
-    pub closing: bool,
-}
-
-impl Call {
-    pub fn new(
-        kind: Kind,
-        head: Rc<Parts>,
-        options: &Rc<Options>,
-        first: Bytes,
-        complete: bool,
-        exchange: Exchange,
-    ) -> Call {
-        Call {
-            kind,
-            head,
-            options: options.clone(),
-            first,
-            complete,
-            peeked: true,
-            exchange,
-            command: None,
-            limit: None,
-            waker: None,
-            told: false,
-            closing: false,
-        }
-    }
-
-    /// Let its task look at what has changed.
-    pub fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
 
 /// What the task of a call meets while it waits.
 pub enum Step {
@@ -134,6 +30,8 @@ pub enum Step {
     Forward(Order),
     Peek,
     CallerGone,
+    /// Policy streams an answer that has no body.
+    NobodyReads,
     DeadlinePassed,
 }
 
@@ -168,139 +66,6 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
     }
 }
 
-/// The body of a request, as far as it has been read.
-pub struct Intake {
-    pub body: RecvStream,
-    deframer: Deframer,
-    /// What was read and may have to be sent again, raw.
-    pub retained: Vec<Bytes>,
-    pub ended: bool,
-}
-
-/// Why reading ended early.
-enum Trouble {
-    Gone,
-    Refuse(i32, String),
-}
-
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::TooLarge { size, max } => Trouble::Refuse(
-                grpc::RESOURCE_EXHAUSTED,
-                format!("request message of {size} bytes: the most taken is {max}"),
-            ),
-            Fault::Compressed => {
-                let text = "compressed request message: only grpc-encoding identity is taken".to_owned();
-                Trouble::Refuse(grpc::UNIMPLEMENTED, text)
-            }
-        }
-    }
-}
-
-impl Intake {
-    fn new(body: RecvStream, max: usize) -> Intake {
-        let ended = body.is_end_stream();
-        Intake {
-            body,
-            deframer: Deframer::new(max),
-            retained: Vec::new(),
-            ended,
-        }
-    }
-
-    /// The next chunk; its window is given back.
-    async fn chunk(&mut self) -> Result<Option<Bytes>, Trouble> {
-        match self.body.data().await {
-            Some(Ok(chunk)) => {
-                let _ = self.body.flow_control().release_capacity(chunk.len());
-                self.ended = self.body.is_end_stream();
-                Ok(Some(chunk))
-            }
-            Some(Err(_)) => Err(Trouble::Gone),
-            None => {
-                self.ended = true;
-                Ok(None)
-            }
-        }
-    }
-
-    /// The next message; None at the end of the body.
-    async fn message(&mut self, retain: bool) -> Result<Option<Bytes>, Trouble> {
-        loop {
-            if let Some(message) = self.deframer.next()? {
-                return Ok(Some(message));
-            }
-            match self.chunk().await? {
-                Some(chunk) => {
-                    if retain {
-                        self.retained.push(chunk.clone());
-                    }
-                    self.deframer.feed(chunk);
-                }
-                None if self.deframer.is_empty() => return Ok(None),
-                None => {
-                    let text = "the request ends within a message".to_owned();
-                    return Err(Trouble::Refuse(grpc::INTERNAL, text));
-                }
-            }
-        }
-    }
-
-    /// The one message of a unary call.
-    async fn only_message(&mut self) -> Result<Bytes, Trouble> {
-        let wrong = |count| {
-            Trouble::Refuse(
-                grpc::INTERNAL,
-                format!("a unary call takes exactly one request message, not {count}"),
-            )
-        };
-        let first = self.message(true).await?.ok_or_else(|| wrong("none"))?;
-        match self.message(true).await? {
-            None => Ok(first),
-            Some(_) => Err(wrong("several")),
-        }
-    }
-
-    /// A whole body that is not gRPC.
-    async fn all(&mut self, max: usize) -> Result<Bytes, Trouble> {
-        let mut joined = BytesMut::new();
-        while let Some(chunk) = self.chunk().await? {
-            if joined.len() + chunk.len() > max {
-                return Err(Trouble::Refuse(
-                    413,
-                    format!("request body: the most taken is {max} bytes"),
-                ));
-            }
-            joined.extend_from_slice(&chunk);
-        }
-        Ok(joined.freeze())
-    }
-
-    /// What policy sees first, whether it is all, and whether it is the first message.
-    async fn first(&mut self, kind: Kind, options: &Options) -> Result<(Bytes, bool, bool), Trouble> {
-        Ok(match kind {
-            Kind::Unary => (self.only_message().await?, true, true),
-            Kind::Streaming => match self.message(false).await? {
-                Some(message) => (message, self.ended && self.deframer.is_empty(), true),
-                None => (Bytes::new(), true, true),
-            },
-            Kind::Peek => match tokio::time::timeout(PEEK_PATIENCE, self.message(true)).await {
-                Ok(Ok(Some(message))) => (message, self.ended && self.deframer.is_empty(), true),
-                Ok(Ok(None)) => (Bytes::new(), true, true),
-                Ok(Err(Trouble::Gone)) => return Err(Trouble::Gone),
-                Ok(Err(Trouble::Refuse(..))) | Err(_) => (Bytes::new(), false, false),
-            },
-            Kind::Http if options.peek => (Bytes::new(), self.ended, true),
-            Kind::Http => {
-                let body = self.all(options.max_message).await?;
-                self.retained.push(body.clone());
-                (body, true, true)
-            }
-        })
-    }
-}
-
 /// One request, from its head to the end of its answer.
 async fn call(core: Rc<Core>, options: Rc<Options>, head: Parts, body: RecvStream, mut respond: SendResponse<Bytes>) {
     let _open = core.enter();
@@ -331,35 +96,6 @@ async fn call(core: Rc<Core>, options: Rc<Options>, head: Parts, body: RecvStrea
     let id = core.calls.borrow_mut().insert(call);
     core.emit(Event::Call(id));
     attend(&core, id, kind, complete, intake, deadline, alarm).await;
-}
-
-pub const LATE: &str = "the deadline of the call has passed";
-
-/// The status of a call whose deadline has passed, gRPC's or HTTP's.
-pub fn late_status(kind: Kind) -> i32 {
-    if kind == Kind::Http {
-        504
-    } else {
-        grpc::DEADLINE_EXCEEDED
-    }
-}
-
-pub type Alarm = Option<Pin<Box<Sleep>>>;
-
-pub fn is_due(alarm: &mut Alarm, context: &mut Context<'_>) -> bool {
-    alarm
-        .as_mut()
-        .is_some_and(|alarm| alarm.as_mut().poll(context).is_ready())
-}
-
-/// Ring at `limit` if that is earlier.
-pub fn tighten(alarm: &mut Alarm, limit: Option<Instant>) {
-    let Some(limit) = limit else { return };
-    match alarm {
-        Some(alarm) if alarm.deadline() <= limit => {}
-        Some(alarm) => alarm.as_mut().reset(limit),
-        None => *alarm = Some(Box::pin(tokio::time::sleep_until(limit))),
-    }
 }
 
 /// Stay with a call that policy knows until it is answered.
@@ -424,13 +160,16 @@ fn malformed(core: &Core, id: u64, status: i32, text: &str) -> Step {
     Step::Done
 }
 
-/// Tell further messages; Some when the call ended first.
+/// Tell further messages, unless policy has paused the call; Some when the call ended first.
 async fn read_on(core: &Rc<Core>, id: u64, intake: &mut Intake, alarm: &mut Alarm) -> Option<Step> {
     loop {
         let mut reading = std::pin::pin!(intake.message(false));
         let read = poll_fn(|context| {
             if let Poll::Ready(step) = poll_step(core, id, alarm, context) {
                 return Poll::Ready(Err(step));
+            }
+            if core.calls.borrow().get(id).is_some_and(|call| call.paused) {
+                return Poll::Pending;
             }
             reading.as_mut().poll(context).map(Ok)
         })
@@ -465,13 +204,17 @@ fn poll_step(core: &Core, id: u64, alarm: &mut Alarm, context: &mut Context<'_>)
         Exchange::Head(respond) => respond.poll_reset(context).map(drop),
         Exchange::Body(outlet) => {
             outlet.poll_pump(context);
+            if !call.closing && outlet.take_drained() {
+                core.emit(Event::Drained(id));
+            }
             if outlet.is_finished() {
                 calls.remove(id);
                 return Poll::Ready(Step::Done);
             }
             outlet.poll_reset(context)
         }
-        Exchange::Http1(_) | Exchange::Away => Poll::Pending,
+        Exchange::Bodiless => return Poll::Ready(Step::NobodyReads),
+        Exchange::Http1(_) | Exchange::Feed(_) | Exchange::Away => Poll::Pending,
     };
     if reset.is_ready() {
         return Poll::Ready(Step::CallerGone);
@@ -491,6 +234,7 @@ fn poll_step(core: &Core, id: u64, alarm: &mut Alarm, context: &mut Context<'_>)
 fn settle(core: &Core, id: u64, step: Step) {
     let reason = match step {
         Step::CallerGone => "the caller is gone",
+        Step::NobodyReads => answer::NO_BODY,
         Step::DeadlinePassed => LATE,
         Step::Done | Step::Forward(_) | Step::Peek => return,
     };
@@ -500,9 +244,10 @@ fn settle(core: &Core, id: u64, step: Step) {
     if matches!(step, Step::DeadlinePassed) {
         match &mut call.exchange {
             Exchange::Head(respond) => answer::refuse(respond, call.kind, late_status(call.kind), LATE),
+            Exchange::Body(outlet) if call.kind == Kind::Http => outlet.reset(h2::Reason::INTERNAL_ERROR),
             Exchange::Body(outlet) if outlet.is_blocked() => outlet.reset(h2::Reason::CANCEL),
             Exchange::Body(outlet) => outlet.finish(grpc::trailers(grpc::DEADLINE_EXCEEDED, LATE, Vec::new())),
-            Exchange::Http1(_) | Exchange::Away => {}
+            Exchange::Bodiless | Exchange::Http1(_) | Exchange::Feed(_) | Exchange::Away => {}
         }
     }
     if call.told && !call.closing {

@@ -1,7 +1,7 @@
 //! The loop: gather what happened, enter the interpreter once, tell it all, let the I/O go on.
 
+use crate::call::Kind;
 use crate::core::{Closed, Core, End, Event, Posted};
-use crate::server::Kind;
 use crate::{headers, listener};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
@@ -17,6 +17,7 @@ const STREAM_MESSAGE: u8 = 4;
 const STREAM_CLOSED: u8 = 5;
 const FORWARDED: u8 = 6;
 const HTTP: u8 = 7;
+const DRAINED: u8 = 8;
 /// Paths remembered as Python strings. Clients choose paths, so there is a limit.
 const MOST_PATHS: usize = 4096;
 
@@ -151,6 +152,7 @@ fn to_python<'py>(py: Python<'py>, core: &Core, policy: &mut Policy, event: Even
             let outcome: &Py<PyAny> = &policy.outcomes[outcome];
             (FORWARDED, id, none(), (outcome.clone_ref(py), text)).into_pyobject(py)?
         }
+        Event::Drained(id) => (DRAINED, id, none(), py.None()).into_pyobject(py)?,
         Event::Timer(_) => return Ok(None),
     };
     Ok(Some(event))

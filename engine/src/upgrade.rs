@@ -1,9 +1,9 @@
 //! After an upstream has agreed to switch protocols (WebSocket), the bytes of both connections pass until both sides have ended.
 
+use crate::body::{text, Passing, Through};
 use crate::core::End;
+use crate::deadline::{is_due, Alarm, LATE};
 use crate::headers::{set_upgrade, strip_hop_by_hop};
-use crate::http1::{text, Passing, Through};
-use crate::server::{is_due, Alarm, LATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;

@@ -10,10 +10,14 @@ from typing import Protocol
 
 from cloudstate_core.pb.cloudstate import crdt_pb2 as now
 from cloudstate_core.pb.cloudstate_knative.v1 import crdt_0_1_pb2 as old
+from stateful_proxy.libraries import Quirks
 
 
 class Dialect(Protocol):
     """How one stream is written and read."""
+
+    keeps_first_value: bool
+    """A function that holds no value can be given one on an open stream, not in `init` alone."""
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """A message for the function; `first_value`: it holds none yet."""
@@ -24,6 +28,8 @@ class Dialect(Protocol):
 
 class Present:
     """Protocol 0.2."""
+
+    keeps_first_value = True
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """See Dialect."""
@@ -36,6 +42,9 @@ class Present:
 
 class Legacy:
     """Protocol 0.1."""
+
+    def __init__(self, keeps_first_value: bool = True) -> None:
+        self.keeps_first_value = keeps_first_value
 
     def encode(self, message: now.CrdtStreamIn, first_value: bool) -> bytes:
         """See Dialect."""
@@ -82,6 +91,11 @@ class Legacy:
             case "failure":
                 message.failure.CopyFrom(said.failure)
         return message
+
+
+def dialect_of(protocol: tuple[int, int], quirks: Quirks) -> Dialect:
+    """For a function of this protocol version."""
+    return Present() if protocol == (0, 2) else Legacy(quirks.keeps_first_value)
 
 
 def _to_now_action(action: old.CrdtStateAction, target: now.CrdtStateAction) -> None:

@@ -242,6 +242,8 @@ class Session:
             self._tell_deleted()
         elif isinstance(delta, Incompatible):
             self.crash("Entity terminated", delta.reason)
+        elif delta is not None and first and not self._around.dialect.keeps_first_value:
+            self._begin_anew()
         elif delta is not None:
             self._send(crdt_pb2.CrdtStreamIn(delta=delta), first_value=first)
 
@@ -258,6 +260,11 @@ class Session:
     def close(self) -> None:
         """Out of memory, in good order; only while it is quiet."""
         self._close()
+
+    def _begin_anew(self) -> None:
+        """The function would not keep the value that there is now: the next command opens a stream that begins with it."""
+        self._around.transport.half_close(self.stream)
+        self._fail_all(Status.UNAVAILABLE, f"{self._service}: the value has been made elsewhere meanwhile; call again")
 
     def _tell_deleted(self) -> None:
         self._send(crdt_pb2.CrdtStreamIn(delete=crdt_pb2.CrdtDelete()))

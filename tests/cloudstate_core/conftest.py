@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pathlib
 import socket
 import threading
 import time
@@ -26,8 +27,10 @@ import h2.exceptions
 import h2.settings
 import pytest
 
+from cloudstate_core.journal.api import Journal
 from cloudstate_core.transport import api, create
 from cloudstate_core.transport.api import Event, Header, ListenOptions, Transport
+from tests import journal_stores
 
 BACKENDS = ("native", "grpcio")
 LIMITS = {
@@ -126,7 +129,7 @@ class Bench:
         kind, call, data, detail = event
         if kind == api.CALL and detail[0] != "/test/Chat":
             self.transport.reply(call, data)
-        elif kind in (api.CALL, api.CALL_MESSAGE):
+        elif kind == api.CALL_MESSAGE or (kind == api.CALL and detail[1] is not None):
             self.transport.send_message(call, data)
         if kind == api.CALL_END or (kind == api.CALL and detail[0] == "/test/Chat" and detail[1]):
             self.transport.finish(call, 0)
@@ -422,3 +425,19 @@ def raw() -> Iterator[SimpleNamespace]:
             return made
 
         yield SimpleNamespace(client=client, server=server, message=message, events=h2.events)
+
+
+# Journals ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=journal_stores.STORES)
+def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Journal]:
+    """An opened journal, once for each store."""
+    with journal_stores.store(request.param, tmp_path, lambda: request.getfixturevalue("shared_redis").url)() as opened:
+        yield opened
+
+
+@pytest.fixture(params=journal_stores.DURABLE)
+def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> journal_stores.Store:
+    """Each store that keeps what it was given, to be opened again and again."""
+    return journal_stores.store(request.param, tmp_path, lambda: request.getfixturevalue("shared_redis").url)

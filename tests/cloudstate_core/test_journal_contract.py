@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import pathlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 
 import pytest
 
@@ -19,7 +14,6 @@ from cloudstate_core.journal.api import (
     Appended,
     Check,
     Claim,
-    Claimed,
     Current,
     Duplicate,
     EntityKey,
@@ -30,8 +24,6 @@ from cloudstate_core.journal.api import (
     Journal,
     JournalError,
     Lookup,
-    Operation,
-    Outcome,
     Raced,
     Regressed,
     Seal,
@@ -41,110 +33,10 @@ from cloudstate_core.journal.api import (
     Unbound,
     Uninitialised,
     Value,
-)
-from cloudstate_core.journal.memory import MemoryJournal
-from cloudstate_core.journal.opening import open_journal
-from cloudstate_core.journal.redis_address import redis_address
-from cloudstate_core.journal.redis_journal import RedisJournal
-from cloudstate_core.journal.server import JournalServer
+)  # fmt: skip
 from cloudstate_core.journal.sqlite import SqliteJournal
-from cloudstate_core.transport import create
-from tests.journals import CART, PATIENCE, run
-from tests.sqlite_modes import without_log
-
-SHARDS = 8
-
-
-
-@contextlib.contextmanager
-def memory(folder: pathlib.Path) -> Iterator[Journal]:
-    yield MemoryJournal("default/cart", SHARDS)
-
-
-@contextlib.contextmanager
-def sqlite(folder: pathlib.Path) -> Iterator[Journal]:
-    journal = SqliteJournal(str(folder / "journal.db"), "default/cart", SHARDS)
-    yield journal
-    journal.close()
-
-
-@contextlib.contextmanager
-def sqlite_without_log(folder: pathlib.Path) -> Iterator[Journal]:
-    """The same where SQLite has no write-ahead log."""
-    with without_log(), sqlite(folder) as journal:
-        yield journal
-
-
-@contextlib.contextmanager
-def served(folder: pathlib.Path) -> Iterator[Journal]:
-    """An SQLite journal behind a real server, reached over a real transport."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    server = JournalServer(lambda keyspace, shards: SqliteJournal(str(folder / "journal.db"), keyspace, shards))
-    port = asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop).result(PATIENCE)
-    transport = create("grpcio")
-    opened: Future[Journal | JournalError] = Future()
-    handler: list[Callable[..., bool]] = []
-    transport.start(lambda events: [handler[0](event) for event in events] and None)
-
-    def begin() -> None:
-        on_event = open_journal(f"remote:127.0.0.1:{port}", "default/cart", SHARDS, transport, opened.set_result)
-        assert on_event is not None
-        handler.append(on_event)
-
-    transport.post(begin)
-    remote = opened.result(PATIENCE)
-    assert not isinstance(remote, JournalError)
-    yield Posted(remote, transport.post)
-    transport.stop()
-    transport.join()
-    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-
-
-def open_redis(url: str, keyspace: str, shards: int = SHARDS) -> Journal:
-    """A journal in a Redis server; the error that makes it impossible is raised."""
-    opened: Future[Journal | JournalError] = Future()
-    RedisJournal(redis_address(url), keyspace, shards, opened.set_result)
-    journal = opened.result(PATIENCE)
-    if isinstance(journal, JournalError):
-        raise journal
-    return journal
-
-
-class Posted:
-    """A journal of the callback thread, used from the test's."""
-
-    def __init__(self, journal: Journal, post: Callable[[Callable[[], None]], None]) -> None:
-        self._journal, self._post, self.layout = journal, post, journal.layout
-
-    def submit(self, operations: Sequence[Operation], done: Callable[[Sequence[Outcome]], None]) -> None:
-        self._post(lambda: self._journal.submit(operations, done))
-
-    def close(self) -> None:
-        self._post(self._journal.close)
-
-
-STORES = {"memory": memory, "sqlite": sqlite, "sqlite_without_log": sqlite_without_log, "served": served, "redis": "redis"}
-
-
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
-def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Journal]:
-    if request.param == "redis":
-        opened = open_redis(request.getfixturevalue("shared_redis").url, f"contract/{tmp_path.name}")
-        yield opened
-        opened.close()
-        return
-    with request.param(tmp_path) as opened:
-        yield opened
-
-
-def claim(journal: Journal, nonce: bytes = b"a", shard: int = 1, since: int = 1, expected: int = -1) -> Token:
-    (outcome,) = run(journal, Claim(shard, expected, since, "pod", nonce))
-    assert isinstance(outcome, Claimed)
-    return outcome.token
+from tests.journal_stores import SHARDS, sqlite
+from tests.journals import CART, claim, run
 
 
 def append(token: Token, binding: bytes, seq: int, *events: str, **more: object) -> Append:

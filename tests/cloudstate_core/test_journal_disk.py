@@ -16,14 +16,22 @@ from cloudstate_core.journal.api import (
     Active,
     Append,
     Appended,
+    At,
     Check,
     Claim,
     Current,
+    Cursor,
     Found,
     JournalError,
+    LogEntry,
+    LogPage,
     Lookup,
     Outcome,
+    Read,
+    ReadLog,
     Refused,
+    Stored,
+    Swap,
     Token,
     Unknown,
     Value,
@@ -111,11 +119,15 @@ def test_what_only_reads_is_answered_on_a_full_disk(tmp_path: pathlib.Path, mode
         disk.confine()
         fill(journal, token, b"b", acknowledged)
         found = run(journal, Check(0, token), append(token, b"b", len(acknowledged), os.urandom(BIG)), Lookup(0, CART, "c3"))
+        found += run(journal, Swap(0, CART, 0, Value("t", os.urandom(BIG))), Read(0, CART), ReadLog(0, CART.persistence_id, 0, 2), Cursor(0, "c"))
         disk.make_room()
         journal.close()
     if disk.mounted:
+        events = tuple(LogEntry(n + 1, CART.entity_id, n + 1, Value("t", acknowledged[n])) for n in range(2))
         assert (found[0], found[2]) == (Current(), Found(b"done"))
+        assert found[4:] == [Stored(0, None), LogPage(events), At(0)]
     assert isinstance(found[1], Refused | Unknown)
+    assert isinstance(found[3], Refused | Unknown)
 
 
 FILL = """

@@ -1,7 +1,8 @@
 """Exhaustive exploration of the journal's rules: two owners, one entity, two commands, messages delayed, lost or late, at most one rollback.
 
 The store of the model asks `cloudstate_core.journal.rules`, the functions that the real stores ask. A message that is lost is one that is
-never delivered; an owner may give up waiting at any point and activate again, or stop for good. Every guard is also taken away in turn, by
+never delivered; an owner may give up waiting at any point and activate again, or stop for good. The entity is event sourced or keeps a value;
+of a value the history is that of its versions. Every guard is also taken away in turn, by
 showing the rule a row that fits whatever it compares: the exploration must then find a violation, else it proves nothing.
 
 The Redis journal says the rules once more, in Lua. Every question that the exploration asks is put to a real server too, on the same rows:
@@ -33,9 +34,9 @@ from cloudstate_core.journal.api import (
     EntityKey,
     Event,
     Fenced,
-    Journal,
     Operation,
     Outcome,
+    Put,
     Token,
     Unbound,
     Value,
@@ -68,6 +69,8 @@ class Bounds:
     activations: int = 3
     appends: int = 3
     rollback: bool = False
+    value: bool = False
+    """The entity keeps a value (Put), not events (Append)."""
 
 
 class Violation(Exception):
@@ -157,7 +160,7 @@ class Model:
                 store, answer = (store[0], store[1], epoch, binding, log), "active"
         else:
             known = b"" if self.without != "dedupe" and any(stored // 2 == attempt // 2 for stored in log) else None
-            refused = rules.append(shard, entity, known, Append(0, token, ENTITY, binding, len(decided_on), EVENT))
+            refused = rules.append(shard, entity, known, self._write(token, binding, len(decided_on)))
             if refused is None:
                 self._check_append(state, attempt, decided_on)
                 store = (*store[:4], (*log, attempt))
@@ -168,6 +171,11 @@ class Model:
         if owners[index][4] == request or self.without == "matching":
             messages |= {(answer, index, request, epoch, b"", b"", log, -1)}
         return (store, owners, messages, made, used, denied, saved, rolled_back)
+
+    def _write(self, token: Token, binding: bytes, expected_seq: int) -> Append | Put:
+        if self.bounds.value:
+            return Put(0, token, ENTITY, binding, expected_seq, EVENT[0])
+        return Append(0, token, ENTITY, binding, expected_seq, EVENT)
 
     def _check_append(self, state: State, attempt: int, decided_on: Log) -> None:
         log, denied = state[0][4], state[5]
@@ -232,8 +240,13 @@ def explore(model: Model) -> tuple[str, int]:
 
 @pytest.mark.parametrize(
     "bounds",
-    [Bounds(activations=4, appends=4), Bounds(claims=3), Bounds(activations=2, appends=4, rollback=True)],
-    ids=["many commands", "three claims", "one rollback"],
+    [
+        Bounds(activations=4, appends=4),
+        Bounds(claims=3),
+        Bounds(activations=2, appends=4, rollback=True),
+        Bounds(activations=4, appends=4, value=True),
+    ],
+    ids=["many commands", "three claims", "one rollback", "a value"],
 )
 def test_the_rules_hold_in_every_reachable_state(bounds: Bounds) -> None:
     violation, states = explore(Model(bounds))
@@ -254,8 +267,9 @@ def test_the_rules_hold_in_every_reachable_state(bounds: Bounds) -> None:
         ("sequence", True, {"prefix"}),
     ],
 )
-def test_every_guard_is_needed(without: str, rollback: bool, found: set[str]) -> None:
-    bounds = Bounds(activations=2 if rollback else 3, rollback=rollback)
+@pytest.mark.parametrize("value", [False, True], ids=["events", "a value"])
+def test_every_guard_is_needed(without: str, rollback: bool, found: set[str], value: bool) -> None:
+    bounds = Bounds(activations=2 if rollback else 3, rollback=rollback, value=value)
     violation, _ = explore(Model(bounds, without))
     assert violation in found
 
@@ -285,7 +299,14 @@ def questions(bounds: Bounds, monkeypatch: pytest.MonkeyPatch) -> set[Question]:
     return asked
 
 
-def expected(question: Question) -> tuple[Outcome, tuple[Any, ...], tuple[Any, ...] | None]:
+def read(seq: int, value: bool) -> Active:
+    """The entity as it is read."""
+    if value:
+        return Active(seq, seq, EVENT[0] if seq else None, ())
+    return Active(seq, 0, None, tuple(Event(n + 1, EVENT[0]) for n in range(seq)))
+
+
+def expected(question: Question, value: bool) -> tuple[Outcome, tuple[Any, ...], tuple[Any, ...] | None]:
     """Outcome and rows afterwards, by the rules."""
     fence, head, recorded, operation = question
     shard, entity = rules.ShardRow(*fence), None if head is None else rules.EntityRow(*head)
@@ -299,10 +320,9 @@ def expected(question: Question) -> tuple[Outcome, tuple[Any, ...], tuple[Any, .
     if isinstance(operation, Activate):
         outcome = rules.activate(shard, entity, operation)
         if outcome is None:
-            events = tuple(Event(n + 1, EVENT[0]) for n in range(entity.seq))
-            return Active(entity.seq, 0, None, events), fence, (entity.seq, operation.token.epoch, operation.binding)
+            return read(entity.seq, value), fence, (entity.seq, operation.token.epoch, operation.binding)
     else:
-        assert isinstance(operation, Append)
+        assert isinstance(operation, Append | Put)
         outcome = rules.append(shard, entity, recorded, operation)
         if outcome is None:
             return Appended(entity.seq + 1), fence, (entity.seq + 1, entity.epoch, entity.binding)
@@ -314,8 +334,8 @@ class Server:
     """Rows in a real server, a shard for each question."""
 
     db: Any
-    journal: Journal
     names: Names
+    value: bool
 
     def write(self, shard: int, question: Question) -> None:
         fence, head, recorded, _ = question
@@ -323,7 +343,9 @@ class Server:
         self.db.hset(prefix + b"f", mapping=dict(zip(("epoch", "nonce", "generation", "owner"), fence, strict=True)))
         if head is not None:
             self.db.hset(prefix + b"h:" + name, mapping=dict(zip(("seq", "epoch", "binding"), head, strict=True)))
-            if head[0]:
+            if head[0] and self.value:
+                self.db.hset(prefix + b"h:" + name, mapping={"snapshot_seq": head[0], "puts": head[0], "snapshot": stored(EVENT[0])})
+            elif head[0]:
                 self.db.rpush(prefix + b"e:" + name, *[stored(EVENT[0])] * head[0])
         if recorded is not None:
             self.db.set(prefix + b"c:" + name + b":" + COMMAND.encode(), recorded)
@@ -331,23 +353,23 @@ class Server:
     def read(self, shard: int) -> None:
         prefix, name = self.names.shard(shard), entity_name(ENTITY)
         self.db.hmget(prefix + b"f", "epoch", "nonce", "generation", "owner")
-        self.db.hmget(prefix + b"h:" + name, "seq", "epoch", "binding")
+        self.db.hmget(prefix + b"h:" + name, "seq", "epoch", "binding", "puts")
         self.db.llen(prefix + b"e:" + name)
 
 
 def on_shard(shard: int, operation: Any) -> Operation:
     """The operation as it is asked of the server: of this shard, with a command id."""
     fields = {name: getattr(operation, name) for name in operation.__struct_fields__}
-    more = {"command_id": COMMAND} if isinstance(operation, Append) else {}
+    more = {"command_id": COMMAND} if isinstance(operation, Append | Put) else {}
     return type(operation)(**{**fields, "shard": shard, **more})  # type: ignore[no-any-return]
 
 
-def ask(url: str, keyspace: str, asked: list[Question]) -> list[tuple[Outcome, tuple[Any, ...], tuple[Any, ...] | None]]:
+def ask(url: str, keyspace: str, asked: list[Question], value: bool) -> list[tuple[Outcome, tuple[Any, ...], tuple[Any, ...] | None]]:
     """What the server answers, and its rows afterwards."""
     opened: Future[Any] = Future()
     RedisJournal(redis_address(url), keyspace, len(asked), opened.set_result)
     journal = opened.result(60)
-    server = Server(redis.Redis.from_url(url).pipeline(transaction=False), journal, Names(keyspace))
+    server = Server(redis.Redis.from_url(url).pipeline(transaction=False), Names(keyspace), value)
     for shard, question in enumerate(asked):
         server.write(shard, question)
     server.db.execute()
@@ -360,7 +382,8 @@ def ask(url: str, keyspace: str, asked: list[Question]) -> list[tuple[Outcome, t
     found = []
     for outcome in outcomes:
         fence, head, events = next(rows), next(rows), next(rows)
-        assert events == int(head[0] or 0), "as many events as the head says"
+        assert events == int(head[0] or 0) - int(head[3] or 0), "as many events as the head says"
+        assert not (value and events), "a value has no events"
         entity = None if head[2] is None else (int(head[0]), int(head[1]), head[2])
         found.append((outcome, (int(fence[0]), fence[1], int(fence[2]), fence[3].decode()), entity))
     journal.close()
@@ -368,13 +391,15 @@ def ask(url: str, keyspace: str, asked: list[Question]) -> list[tuple[Outcome, t
 
 
 @pytest.mark.parametrize(
-    "bounds", [Bounds(), Bounds(claims=3, activations=2), Bounds(activations=2, rollback=True)], ids=["plain", "three claims", "one rollback"]
+    "bounds",
+    [Bounds(), Bounds(claims=3, activations=2), Bounds(activations=2, rollback=True), Bounds(activations=2, value=True)],
+    ids=["plain", "three claims", "one rollback", "a value"],
 )
 def test_the_redis_scripts_answer_and_write_what_the_rules_say(bounds: Bounds, shared_redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list(questions(bounds, monkeypatch))
-    kinds = {(type(question[3]), type(expected(question)[0])) for question in asked}
+    kinds = {(type(question[3]), type(expected(question, bounds.value)[0])) for question in asked}
     assert {outcome for _, outcome in kinds} >= {Claimed, Active, Appended, Fenced, Unbound}
     for begin in range(0, len(asked), 4_000):
         part = asked[begin : begin + 4_000]
-        for question, found in zip(part, ask(shared_redis.url, f"model/{id(bounds)}-{begin}", part), strict=True):
-            assert found == expected(question), question
+        for question, found in zip(part, ask(shared_redis.url, f"model/{id(bounds)}-{begin}", part, bounds.value), strict=True):
+            assert found == expected(question, bounds.value), question

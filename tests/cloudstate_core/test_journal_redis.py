@@ -21,15 +21,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloudstate_core.hashing import shard_of
-from cloudstate_core.journal import redis_journal
+from cloudstate_core.journal import redis_format, redis_journal
 from cloudstate_core.journal.api import (
     Activate,
     Active,
     Append,
     Appended,
+    At,
     Check,
     Claim,
     Claimed,
+    Commit,
     Current,
     EntityKey,
     Fenced,
@@ -37,11 +39,16 @@ from cloudstate_core.journal.api import (
     Incompatible,
     Journal,
     JournalError,
+    LogEntry,
+    LogPage,
     Lookup,
     Outcome,
+    ReadLog,
     Refused,
     Seal,
     Sealed,
+    Swap,
+    Swapped,
     Token,
     Unbound,
     Uninitialised,
@@ -214,12 +221,53 @@ def test_command_ids_expire_and_nothing_else_does(journal: RedisJournal, shared_
     name = next(str(n) for n in range(100) if shard_of("cart", str(n), SHARDS) == 0)
     key = EntityKey("cart", name)
     run(journal, Activate(0, token, key, b"b"), Append(0, token, key, b"b", 0, (Value("t", b"x"),), command_id="c", outcome=b"ok"))
-    assert run(journal, Lookup(0, key, "c")) == [Found(b"ok")]
+    assert run(journal, Lookup(0, key, "c"), Swap(0, key, 0, None), Commit(0, token, "c", 1)) == [Found(b"ok"), Swapped(1), At(1)]
     keys = shared_redis.cli("--scan", "--pattern", f"cs:{{{keyspace}*").split("\n")[:-1]
     lives = {key: int(shared_redis.cli("TTL", key)) for key in keys}
     assert 86_000 < lives.pop(f"cs:{{{keyspace}:0}}:c:4.{len(name)}:cart:{name}:c") <= 86_400
-    assert len(lives) == 1 + SHARDS + 3
+    assert len(lives) == 1 + SHARDS + 6, "layout, fences, two heads, events, log, record, cursors"
     assert set(lives.values()) == {-1}
+
+
+def test_an_append_that_cannot_write_its_events_leaves_nothing_in_the_log(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    events = f"cs:{{{keyspace}:0}}:e:4.3:cart:ann"
+    shared_redis.cli("SET", events, "of another kind")
+    many = Append(0, token, CART, b"b", 0, tuple(Value("t", b"%d" % n) for n in range(1_500)), command_id="c")
+    for operation in (append(token, 0), many):
+        (refused,) = run(journal, operation)
+        assert isinstance(refused, Refused)
+        assert "nothing was written: WRONGTYPE" in refused.reason
+    shared_redis.cli("DEL", events)
+    assert run(journal, ReadLog(0, "cart", 0, 9), Lookup(0, CART, "c"), append(token, 0)) == [LogPage(()), Found(None), Appended(1)]
+    assert run(journal, ReadLog(0, "cart", 0, 9)) == [LogPage((LogEntry(1, "ann", 1, Value("t", b"x")),))]
+
+
+def test_an_append_that_cannot_write_the_log_writes_no_events(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    shared_redis.cli("SET", f"cs:{{{keyspace}:0}}:l:cart", "of another kind")
+    assert isinstance(run(journal, append(token, 0))[0], Refused)
+    assert run(journal, Activate(0, token, CART, b"c")) == [Active(0, 0, None, ())]
+
+
+def test_events_that_the_log_has_and_the_store_lost_are_noticed(journal: RedisJournal, shared_redis: Any, keyspace: str) -> None:
+    token = bound(journal)
+    run(journal, append(token, 0), append(token, 1))
+    shared_redis.cli("LTRIM", f"cs:{{{keyspace}:0}}:e:4.3:cart:ann", "0", "0")
+    read, activated = run(journal, ReadLog(0, "cart", 0, 9), Activate(0, token, CART, b"c"))
+    assert isinstance(read, Refused)
+    assert "event 2 of ann is in the log and not in the store: the store lost keys" in read.reason
+    assert isinstance(activated, Refused)
+    assert "an entity has 1 events and appended 2" in activated.reason
+    assert isinstance(run(journal, ReadLog(0, "cart", 0, 1))[0], LogPage)
+
+
+@pytest.mark.parametrize("arguments", [(b"PING",), (b"SET", b"", bytes(600)), (b"x" * 511, b"y" * 512, "ä ö".encode(), b"\r\n")])
+def test_commands_are_packed_the_same_with_hiredis_and_without(arguments: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = redis_format.packed(*arguments)
+    monkeypatch.setattr(redis_format, "pack_command", None)
+    assert redis_format.packed(*arguments) == with_it
+    assert with_it == b"*%d\r\n" % len(arguments) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in arguments)
 
 
 # Two processes ----------------------------------------------------------------------------------------------------------

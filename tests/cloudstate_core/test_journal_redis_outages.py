@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
+import random
 import signal
 import socket
 import threading
@@ -21,21 +22,30 @@ from cloudstate_core.journal.api import (
     Active,
     Append,
     Appended,
+    At,
     Check,
     Claim,
     Claimed,
+    Commit,
     Current,
+    Cursor,
     Duplicate,
     Event,
     Fenced,
     Found,
     Journal,
     JournalError,
+    LogPage,
     Lookup,
     Operation,
     Outcome,
+    Read,
+    ReadLog,
     Refused,
     Seal,
+    Stored,
+    Swap,
+    Swapped,
     Token,
     Unbound,
     Uninitialised,
@@ -44,6 +54,7 @@ from cloudstate_core.journal.api import (
 )
 from cloudstate_core.journal.redis_address import redis_address
 from cloudstate_core.journal.redis_journal import RedisJournal
+from tests.journal_sets import SET, add_at_once, check_set, join
 from tests.journals import CART, PATIENCE, bound, run, submit
 
 KEYSPACE, SHARDS = "outage/cart", 4
@@ -358,6 +369,46 @@ def test_a_server_that_is_still_loading_is_waited_for(
     assert until_answered(journal, append(token, 1)) == [Appended(2)]
 
 
+def test_no_addition_to_a_record_is_lost_while_connections_are_cut(connect: Callable[[str], Opened], relay: Relay) -> None:
+    journals = [connect(relay.url).ready() for _ in range(3)]
+    adders, threads = add_at_once(journals, 40)
+    chosen, cuts = random.Random(5), 0
+    while any(thread.is_alive() for thread in threads):
+        enough = sum(adder.answered for adder in adders) + chosen.randint(5, 25)
+        while any(thread.is_alive() for thread in threads) and sum(adder.answered for adder in adders) < enough:
+            time.sleep(0.001)
+        if cuts < 12:
+            cuts += 1
+            relay.swallowed.clear()
+            relay.deaf = True
+            relay.swallowed.wait(1.0)
+            relay.deaf = False
+            relay.cut()
+    join(threads)
+    assert isinstance(until_answered(journals[0], Read(1, SET))[0], Stored)
+    check_set(journals[0], adders, 40)
+    assert sum(adder.doubts for adder in adders) > 0, "no outcome was ever in doubt, which proves nothing"
+
+
+def test_a_swap_whose_answer_was_lost_is_unknown_and_found_by_reading(connect: Callable[[str], Opened], relay: Relay) -> None:
+    journal = connect(relay.url).ready()
+    relay.deaf = True
+    answer = submit(journal, Swap(0, SET, 0, Value("t", b"done")))
+    assert relay.swallowed.wait(PATIENCE)
+    relay.deaf = False
+    relay.cut()
+    assert isinstance(answer.result(PATIENCE)[0], Unknown)
+    assert until_answered(journal, Read(0, SET)) == [Stored(1, Value("t", b"done"))]
+
+
+def test_a_record_is_not_written_into_a_store_that_was_emptied(connect: Callable[[str], Opened], redis_servers: Any) -> None:
+    server = redis_servers()
+    journal = connect(server.url).ready()
+    assert run(journal, Swap(0, SET, 0, None)) == [Swapped(1)]
+    server.cli("FLUSHALL")
+    assert run(journal, Swap(0, SET, 1, None)) == [Uninitialised()]
+
+
 # It does not take writes ------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +421,11 @@ def test_a_full_memory_refuses_writes_definitely_and_answers_reads(connect: Call
     assert isinstance(refused, Refused)
     assert "its memory is full (maxmemory)" in refused.reason
     assert (current, found) == (Current(), Found(None))
+    token_free = Swap(0, SET, 0, None), Read(0, SET), ReadLog(0, "cart", 0, 9), Cursor(0, "c"), Commit(0, token, "c", 1)
+    refused, record, page, cursor, moved = run(journal, *token_free)
+    assert (record, page, cursor) == (Stored(0, None), LogPage(()), At(0))
+    assert isinstance(refused, Refused)
+    assert isinstance(moved, Refused)
     assert isinstance(run(journal, Claim(0, -1, 1, "pod", b"z"))[0], Refused)
     server.cli("CONFIG", "SET", "maxmemory", "0")
     assert run(journal, Check(0, token), append(token, 0, command_id="c")) == [Current(), Appended(1)]

@@ -15,18 +15,29 @@ from typing import Any
 
 import pytest
 
+from cloudstate_core.hashing import shard_of
 from cloudstate_core.journal import sqlite_file
 from cloudstate_core.journal.api import (
     Activate,
     Active,
     Append,
     Appended,
+    At,
     Claim,
+    Commit,
+    Cursor,
+    EntityKey,
     Found,
+    Incompatible,
     JournalError,
+    LogPage,
     Lookup,
     Outcome,
+    Read,
+    ReadLog,
     Refused,
+    Stored,
+    Swap,
     Token,
     Unknown,
     Value,
@@ -89,9 +100,11 @@ def test_a_receiver_that_fails_does_not_stop_the_writer(journal: SqliteJournal) 
 
 def test_a_value_that_cannot_be_stored_is_refused_alone(journal: SqliteJournal) -> None:
     token = bound(journal)
-    good, bad, next_good = run(journal, append(token, 0), append(token, 1, command_id="\ud800"), append(token, 1))
+    odd = EntityKey("cart", "\ud800")
+    bad = [append(token, 1, command_id="\ud800"), Lookup(0, CART, "\ud800"), Swap(0, odd, 0, None), Read(0, odd), Commit(0, token, "c", 2**70)]
+    good, *refused, next_good = run(journal, append(token, 0), *bad, append(token, 1))
     assert (good, next_good) == (Appended(1), Appended(2))
-    assert isinstance(bad, Refused)
+    assert [type(outcome) for outcome in refused] == [Refused] * 5
 
 
 def test_a_full_disk_refuses_definitely_and_recovers(journal: SqliteJournal) -> None:
@@ -125,7 +138,7 @@ class FailsToCommit:
 def test_a_mistake_in_the_store_costs_its_batch_not_the_writer(journal: SqliteJournal, monkeypatch: Any) -> None:
     token = bound(journal)
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "_append", lambda operation: 1 / 0)
+        patch.setattr(journal._rows, "_append", lambda operation: 1 / 0)
         (refused,) = run(journal, append(token, 0))
         assert isinstance(refused, Refused)
         assert "nothing was written: division by zero" in refused.reason
@@ -158,6 +171,19 @@ def test_a_flush_that_fails_is_not_told_as_definite(journal: SqliteJournal, monk
         patch.setattr(journal._file, "db", FailsToCommit(journal._db, name))
         assert isinstance(run(journal, append(token, 0))[0], outcome)
     assert run(journal, append(token, 0)) == [Appended(1)]
+
+
+def test_a_log_has_nothing_of_a_transaction_that_was_undone(journal: SqliteJournal, monkeypatch: Any) -> None:
+    token = bound(journal)
+    run(journal, append(token, 0, b"before"))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._file, "db", FailsToCommit(journal._db, "SQLITE_FULL"))
+        run(journal, append(token, 1, b"undone"))
+    run(journal, append(token, 1, b"after"))
+    (page,) = run(journal, ReadLog(0, "cart", 0, 10))
+    assert isinstance(page, LogPage)
+    assert [(entry.sequence, entry.payload.data) for entry in page.entries] == [(1, b"before"), (2, b"after")]
+    assert run(journal, ReadLog(0, "cart", page.entries[0].offset, 10)) == [LogPage(page.entries[1:])]
 
 
 def test_a_closed_journal_has_answered_everything_and_refuses_more(tmp_path: pathlib.Path) -> None:
@@ -232,6 +258,110 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: pathlib.Path) -> None:
     assert token.epoch == 2
     assert [event.sequence for event in active.tail] == list(range(1, active.seq + 1))
     assert active.seq >= told[-1]
+
+
+SWAP_AND_COMMIT_FOR_EVER = """
+import sys, threading
+from cloudstate_core.journal.api import *
+from cloudstate_core.journal.sqlite import SqliteJournal
+journal = SqliteJournal(sys.argv[1], "ks", 4)
+def run(*operations):
+    answered, outcomes = threading.Event(), []
+    journal.submit(operations, lambda answer: (outcomes.extend(answer), answered.set()))
+    answered.wait()
+    return outcomes
+cart = EntityKey("cart", "ann")
+token = run(Claim(0, -1, 1, "pod", b"n"))[0].token
+run(Activate(0, token, cart, b"b"))
+for n in range(10**9):
+    value = Value("t", b"%d" % (n + 1))
+    outcomes = run(Put(0, token, cart, b"b", n, value), Swap(0, cart, n, value), Commit(0, token, "c", n + 1))
+    assert [type(outcome) for outcome in outcomes] == [Appended, Swapped, At], outcomes
+    print(n + 1, flush=True)
+"""
+
+
+def test_values_records_and_cursors_survive_kill_9(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "journal.db")
+    process = python(SWAP_AND_COMMIT_FOR_EVER, path)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(100)]
+    process.kill()
+    told = int([*lines, *process.stdout.read().split("\n")[:-1]][-1])
+    process.wait()
+    journal = SqliteJournal(path, "ks", 4)
+    token: Token = run(journal, Claim(0, -1, 1, "pod", b"m"))[0].token  # type: ignore[union-attr]
+    active, stored, cursor = run(journal, Activate(0, token, CART, b"c"), Read(0, CART), Cursor(0, "c"))
+    journal.close()
+    assert isinstance(active, Active)
+    assert active.seq in (told, told + 1), "what was told, and at most the transaction that was on its way: of all three or of none"
+    value = Value("t", b"%d" % active.seq)
+    assert (active.snapshot, stored, cursor) == (value, Stored(active.seq, value), At(active.seq))
+
+
+# Files of earlier versions ----------------------------------------------------------------------------------------------
+
+
+def made_before_there_were_logs(path: str, events: dict[EntityKey, int]) -> None:
+    """A file of format 1, with so many events of each entity."""
+    journal = SqliteJournal(path, "ks", 4)
+    for key, count in events.items():
+        shard = shard_of(key.persistence_id, key.entity_id, 4)
+        token: Token = run(journal, Claim(shard, -1, 1, "pod", b"n"))[0].token  # type: ignore[union-attr]
+        values = tuple(Value("t", b"%s %d" % (key.entity_id.encode(), n)) for n in range(1, count + 1))
+        assert run(journal, Activate(shard, token, key, b"b"), Append(shard, token, key, b"b", 0, values))[1] == Appended(count)
+    journal.close()
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE log; DROP TABLE cursor; DROP TABLE record; UPDATE layout SET format=1")
+    db.close()
+
+
+def test_a_file_of_an_earlier_version_opens_and_gets_its_logs(tmp_path: pathlib.Path) -> None:
+    path, names = str(tmp_path / "journal.db"), [EntityKey(kind, f"user-{n}") for kind in ("cart", "order") for n in range(20)]
+    made_before_there_were_logs(path, {name: 1 + n for n, name in enumerate(names)})
+    SqliteJournal(path, "another keyspace, which has nothing to bring up to date", 8).close()
+    for _ in range(2):
+        journal = SqliteJournal(path, "ks", 4)
+        assert journal.layout.format == 2
+        found = [
+            (kind, shard, entry.entity_id, entry.sequence, entry.payload.data)
+            for kind in ("cart", "order")
+            for shard in range(4)
+            for entry in run(journal, ReadLog(shard, kind, 0, 10_000))[0].entries  # type: ignore[union-attr]
+        ]
+        expected = [
+            (name.persistence_id, shard_of(name.persistence_id, name.entity_id, 4), name.entity_id, seq, f"{name.entity_id} {seq}".encode())
+            for n, name in enumerate(names)
+            for seq in range(1, 2 + n)
+        ]
+        assert sorted(found) == sorted(expected)
+        for name in names:
+            mine = [sequence for kind, _, entity, sequence, _ in found if (kind, entity) == (name.persistence_id, name.entity_id)]
+            assert mine == sorted(mine), "the order within an entity"
+        journal.close()
+
+
+def test_the_log_of_an_earlier_file_goes_on_with_what_is_appended(tmp_path: pathlib.Path) -> None:
+    path, key = str(tmp_path / "journal.db"), next(EntityKey("cart", str(n)) for n in range(99) if shard_of("cart", str(n), 4) == 0)
+    made_before_there_were_logs(path, {key: 3})
+    journal = SqliteJournal(path, "ks", 4)
+    token: Token = run(journal, Claim(0, -1, 1, "pod", b"m"))[0].token  # type: ignore[union-attr]
+    run(journal, Activate(0, token, key, b"c"), Append(0, token, key, b"c", 3, (Value("t", b"new"),)))
+    (page,) = run(journal, ReadLog(0, "cart", 0, 10))
+    journal.close()
+    assert isinstance(page, LogPage)
+    assert [(entry.offset, entry.sequence) for entry in page.entries] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "journal.db")
+    SqliteJournal(path, "ks", 4).close()
+    db = sqlite3.connect(path)
+    db.execute("UPDATE layout SET format=3")
+    db.commit()
+    db.close()
+    with pytest.raises(Incompatible, match=r"format 3; asked for 4 shards, .*, format 2"):
+        SqliteJournal(path, "ks", 4)
 
 
 @pytest.fixture

@@ -241,3 +241,31 @@ def test_a_slow_reader_stops_the_upstream_and_memory_stays_bounded(bench: Any, p
     client.flush()
     assert client.status(stream)["grpc-status"] == "0"
     assert sum(len(e.data) for e in client.data()) == 1024 * 65541
+
+
+def test_to_answer_a_call_that_is_away_ends_its_forward(bench: Any, peers: Any, channel: Any) -> None:
+    peer = peers()
+    bench.policy = bench.forwarding(bench.transport.connect(peer.target))
+    future = channel(bench.listen()).unary_unary("/test/Slow").future(b"m", timeout=60)
+    bench.until(lambda: bool(peer.seen), "the upstream has the call")
+    bench.do(lambda: bench.transport.finish(bench.of(api.CALL)[0][1], 10, "by hand"))
+    assert future.exception(timeout=30).code() is grpc.StatusCode.ABORTED
+    assert outcomes(bench)[0][0] is Outcome.CANCELLED
+    assert peer.cancelled.wait(30)
+
+
+def test_to_answer_a_call_in_the_turn_of_its_forward_ends_it_too(bench: Any, peers: Any, channel: Any) -> None:
+    upstream = bench.transport.connect(peers().target)
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.forward(event[1], upstream)
+            bench.transport.forward(event[1], upstream)
+            bench.transport.send_message(event[1], b"x")
+            bench.transport.finish(event[1], 10, "by hand")
+
+    bench.policy = policy
+    with pytest.raises(grpc.RpcError) as failure:
+        channel(bench.listen()).unary_unary("/test/Echo")(b"m", timeout=30)
+    assert failure.value.code() is grpc.StatusCode.ABORTED
+    assert outcomes(bench)[0][0] is Outcome.CANCELLED

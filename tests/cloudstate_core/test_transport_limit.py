@@ -98,18 +98,20 @@ def test_a_call_that_ends_in_time_does_not_hear_of_it(bench: Any, peers: Any, ch
     assert only(bench, api.FORWARDED) == (Outcome.DELIVERED, "0")
 
 
-def test_plain_http_that_waits_is_504(bench: Any) -> None:
+@pytest.mark.parametrize("peek", [True, False])
+def test_plain_http_that_waits_is_504(bench: Any, peek: bool) -> None:
     bench.policy = limiting(bench)
-    link = http.client.HTTPConnection("127.0.0.1", bench.listen(peek=True, http_only=True), timeout=30)
+    link = http.client.HTTPConnection("127.0.0.1", bench.listen(peek=peek, http_only=True), timeout=30)
     link.request("GET", "/")
     assert link.getresponse().status == 504
     only(bench, api.CALL_CANCELLED)
 
 
 @pytest.mark.needs("http2_plain")
-def test_plain_http2_is_504_before_its_answer(bench: Any, raw: Any) -> None:
+@pytest.mark.parametrize("peek", [True, False])
+def test_plain_http2_is_504_before_its_answer(bench: Any, raw: Any, peek: bool) -> None:
     bench.policy = limiting(bench, bench.transport.connect(raw.server(lambda state, event: None).target))
-    client = raw.client(bench.listen(peek=True))
+    client = raw.client(bench.listen(peek=peek))
     stream = client.h2.get_next_available_stream_id()
     client.h2.send_headers(stream, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "me")], end_stream=True)
     client.flush()
@@ -141,10 +143,11 @@ def half_answering() -> Iterator[Any]:
 
 
 @pytest.mark.needs("http1")
-def test_http1_is_504_before_its_answer_and_cut_after_it_has_begun(bench: Any, half_answering: Any) -> None:
+@pytest.mark.parametrize("peek", [True, False])
+def test_http1_is_504_before_its_answer_and_cut_after_it_has_begun(bench: Any, half_answering: Any, peek: bool) -> None:
     port, ended = half_answering
     bench.policy = limiting(bench, bench.transport.connect(f"127.0.0.1:{port}"))
-    front = bench.listen(peek=True)
+    front = bench.listen(peek=peek)
     link = http.client.HTTPConnection("127.0.0.1", front, timeout=30)
     link.request("GET", "/silent")
     assert link.getresponse().status == 504

@@ -231,7 +231,7 @@ async def test_entities_do_not_share_state(serving: Callable[..., Any], sample: 
 
 def test_a_class_that_does_not_fit_its_service_says_so(sample: Any) -> None:
     from cloudstate_sdk import Function, event_sourced
-    from cloudstate_sdk.entity import DefinitionError
+    from cloudstate_sdk.definition import DefinitionError
 
     class Empty:
         pass

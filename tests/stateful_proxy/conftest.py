@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from stateful_proxy.entities import Entities, EntityLimits
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.kinds import KINDS, Kind
 from stateful_proxy.service import EVENT_SOURCED, MethodInfo
 
 STRING = 9
@@ -63,6 +64,8 @@ class FakeTransport:
         self.gone: set[int] = set()
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.posted: list[Callable[[], None]] = []
+        self.backlogs: dict[int, int] = {}
+        self.paused: set[tuple[str, int]] = set()
         self._numbered: dict[int, Any] = {}
         self._timers = 0
 
@@ -81,10 +84,26 @@ class FakeTransport:
     def reset(self, stream: int) -> None:
         self.streams[stream].reset = True
 
+    def backlog(self, either: int) -> int:
+        assert either > 0
+        return self.backlogs.get(either, 0)
+
+    def pause(self, call: int) -> None:
+        self.paused.add(("call", call))
+
+    def resume(self, call: int) -> None:
+        self.paused.discard(("call", call))
+
+    def pause_stream(self, stream: int) -> None:
+        self.paused.add(("stream", stream))
+
+    def resume_stream(self, stream: int) -> None:
+        self.paused.discard(("stream", stream))
+
     def reply(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self._end(call, FakeAnswer(0, message, headers=list(headers)))
 
-    def send_message(self, call: int, message: bytes) -> None:
+    def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         assert call not in self.answers, f"call {call} has ended and takes no message"
         self.messages.setdefault(call, []).append(message)
 
@@ -183,7 +202,7 @@ class FaultyJournal:
 class Bench:
     """Entities with everything around them; a test plays the function and the callers."""
 
-    def __init__(self, mailbox: int = 1_000, streams: int = 0) -> None:
+    def __init__(self, mailbox: int = 1_000, streams: int = 0, kinds: Mapping[str, Kind] = KINDS) -> None:
         self.transport, self.journal = FakeTransport(), FaultyJournal()
         self.batch = JournalBatch(self.transport, self.journal)  # type: ignore[arg-type]
         self.losses: list[tuple[int, int]] = []
@@ -196,7 +215,7 @@ class Bench:
         self.methods: dict[str, MethodInfo] = {}
         self.follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append)
         self.follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
-        self.entities = Entities(transport, 1, self.batch, self, limits, self.callers, self.follow_ups, self.reported.append)
+        self.entities = Entities(transport, 1, self.batch, self, limits, self.callers, self.follow_ups, self.reported.append, kinds)
         self.method = MethodInfo(
             "/test.Counter/Add", "test.Counter", "Add", "counter", EVENT_SOURCED, "test.Amount", "test.Sum", (((1,), STRING),), "key", None
         )

@@ -9,7 +9,7 @@ import pytest
 from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
-from stateful_proxy.actions import Actions
+from stateful_proxy.actions import MOST_RESPONSES, MOST_WAITING, Actions
 from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.invocation import Invocation
@@ -101,6 +101,23 @@ def test_streamed_requests_follow_a_message_of_names(stage: Stage) -> None:
     assert stage.transport.streams[1].half_closed
 
 
+def test_in_protocol_0_1_every_streamed_request_has_the_names(stage: Stage) -> None:
+    metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key="k", string_value="v")])
+    stage.begin(method("Old", True, entity_type=STATELESS_FUNCTION), b"one", metadata, more=True)
+    assert stage.actions.feed(1, b"two")
+    assert [(m.service_name, m.name, m.payload.value, len(m.metadata.entries)) for m in stage.got()] == [
+        ("t.A", "Old", b"one", 1),
+        ("t.A", "Old", b"two", 0),
+    ]
+
+
+@pytest.mark.parametrize(("entity_type", "messages"), [(ACTION, 1), (STATELESS_FUNCTION, 0)])
+def test_a_streamed_call_without_a_request(stage: Stage, entity_type: str, messages: int) -> None:
+    stage.actions.begin(1, Invocation(method("In", True, entity_type=entity_type), b""), empty=True)
+    assert len(stage.got()) == messages
+    assert stage.transport.streams[1].half_closed
+
+
 def test_one_answer(stage: Stage) -> None:
     stage.begin(UNARY)
     stage.say(b"out")
@@ -114,9 +131,7 @@ def test_an_answer_of_another_type_is_passed_on_and_reported(stage: Stage) -> No
     response.reply.payload.type_url, response.reply.payload.value = "type.googleapis.com/t.In", b"out"
     stage.actions.on_event((api.STREAM_MESSAGE, 1, response.SerializeToString(), None))
     assert stage.transport.answers[1].body == b"out"
-    assert stage.reported == [
-        "Warning: t.A.Other: Expected reply type_url to be [type.googleapis.com/t.Out] but was [type.googleapis.com/t.In]."
-    ]
+    assert stage.reported == ["Warning: t.A.Other: Expected reply type_url to be [type.googleapis.com/t.Out] but was [type.googleapis.com/t.In]."]
 
 
 def test_streamed_answers_come_in_order_and_end_with_the_functions_stream(stage: Stage) -> None:
@@ -147,7 +162,7 @@ def test_a_failure_ends_the_call_and_the_requests(stage: Stage, of: MethodInfo) 
     stage.begin(of, more=of.client_streaming)
     stage.say(failure="no", effects=(("Unary", False),))
     assert (stage.transport.answers[1].status, stage.transport.answers[1].text) == (Status.UNKNOWN, "no")
-    assert stage.transport.streams[1].reset
+    assert stage.transport.streams[1].reset is (of is not UNARY), "a unary call ends with its one answer, without force"
     assert len(stage.invoked) == 1, "actions may ask for effects together with a failure"
     stage.close(1)
     assert not stage.actions.feed(1, b"late")
@@ -235,3 +250,47 @@ def test_concurrency_is_the_average_since_it_was_asked_last(stage: Stage, monkey
     stage.say(b"out")
     assert stage.actions.concurrency(104.0) == pytest.approx(0.5)
     assert stage.actions.concurrency(105.0) == 0.0
+
+
+def test_a_function_that_reads_slowly_slows_down_its_caller(stage: Stage) -> None:
+    stage.actions.begin(7, Invocation(IN, b"one", None), more=True)
+    stage.transport.backlogs[1] = MOST_WAITING
+    stage.actions.feed(7, b"two")
+    assert stage.transport.paused == set()
+    stage.transport.backlogs[1] += 1
+    stage.actions.feed(7, b"three")
+    assert stage.transport.paused == {("call", 7)}
+    assert stage.actions.drained(1)
+    assert stage.transport.paused == set()
+    assert not stage.actions.drained(99)
+
+
+@pytest.mark.parametrize("of", [OUT, BOTH])
+def test_a_caller_that_reads_slowly_slows_down_the_function(stage: Stage, of: MethodInfo) -> None:
+    stage.actions.begin(7, Invocation(of, b"p", None))
+    stage.say(b"a")
+    assert stage.transport.paused == set()
+    stage.transport.backlogs[7] = MOST_WAITING + 1
+    stage.say(b"b")
+    stage.say(b"c")
+    assert stage.transport.paused == {("stream", 1)}
+    stage.transport.backlogs[7] = 0
+    assert stage.actions.drained(7)
+    assert stage.transport.paused == set()
+    assert stage.messages == [(7, b"a"), (7, b"b"), (7, b"c")]
+    stage.close()
+    assert not stage.actions.drained(7)
+
+
+def test_a_function_waits_while_its_responses_cannot_be_carried_out(stage: Stage) -> None:
+    stage.actions.begin(7, Invocation(OUT, b"p", None))
+    stage.say(b"first", effects=(("Unary", True),))
+    for n in range(MOST_RESPONSES):
+        stage.say(b"%d" % n)
+    assert stage.transport.paused == set()
+    stage.say(b"one too many")
+    assert stage.transport.paused == {("stream", 1)}
+    [(effect, _)] = stage.invoked
+    stage.callers.reply(effect, b"")
+    assert stage.transport.paused == set()
+    assert len(stage.messages) == MOST_RESPONSES + 2

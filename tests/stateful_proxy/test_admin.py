@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from cloudstate_core.transport import api
+from stateful_proxy import app
 from stateful_proxy.admin import Admin, exposition
+from stateful_proxy.settings import settings_of
 
 
 class Pages:
@@ -51,3 +53,9 @@ def test_another_path_names_those_there_are(pages: Pages) -> None:
 
 def test_large_counters_keep_every_digit() -> None:
     assert b"n_total 123456789\n" in exposition({"n_total": 123_456_789})
+
+
+def test_a_proxy_that_has_not_begun_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its admin port may be asked before anything else has happened."""
+    monkeypatch.setattr(app.transports, "create", lambda name: object())
+    assert app.Proxy(settings_of({})).problem() == "starting"

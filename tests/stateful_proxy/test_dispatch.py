@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,13 +20,16 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import MAX_PASSES, Commands
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.health import Health
+from stateful_proxy.invocation import Invocation
+from stateful_proxy.metadata import Chosen
 from stateful_proxy.ownership import Elsewhere, Unavailable, Unowned, Waiting
 from stateful_proxy.peers import SEALED, Peers
-from stateful_proxy.service import EVENT_SOURCED, MethodInfo
+from stateful_proxy.service import ACTION, EVENT_SOURCED, MethodInfo
 
 SHARDS = 16
 PATH = "/test.Counter/Add"
 METHOD = MethodInfo(PATH, "test.Counter", "Add", "counter", EVENT_SOURCED, "test.Amount", "test.Sum", (((1,), 9),), "test.Amount.id", None)
+STREAMED = replace(METHOD, path="/test.Adder/All", service="test.Adder", entity_type=ACTION, key_fields=(), client_streaming=True, owned=False)
 TOKEN = Token(3, b"nonce")
 
 
@@ -44,7 +48,8 @@ class Surroundings:
         self.full = False
         self.commands: list[tuple[Any, ...]] = []
         self.seals: list[tuple[str, int, int, int]] = []
-        self.methods = {PATH: METHOD}
+        self.begun: list[tuple[bytes, bool, bool]] = []
+        self.methods = {PATH: METHOD, STREAMED.path: STREAMED}
         self.services = ["test.Counter"]
         self.shard_count, self.generation = SHARDS, 9
 
@@ -69,8 +74,11 @@ class Surroundings:
         self.send_message(call, message)
         self.finish(call, 0)
 
-    def send_message(self, call: int, message: bytes) -> None:
+    def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self.replies.setdefault(call, []).append(message)
+
+    def headers(self, call: int) -> list[api.Header]:
+        return []
 
     def forward(self, call: int, upstream: int, headers: Sequence[api.Header] = ()) -> None:
         self.forwards.append((call, upstream, list(headers)))
@@ -118,6 +126,9 @@ class Surroundings:
         self.commands.append(arguments)
 
     # Actions
+    def begin(self, call: int, invocation: Invocation, more: bool, empty: bool) -> None:
+        self.begun.append((invocation.payload, more, empty))
+
     def feed(self, call: int, payload: bytes) -> bool:
         return False
 
@@ -143,10 +154,10 @@ class Bench:
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
         commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
-        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health)
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()))
         self.calls = 0
 
-    def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool = True) -> int:
+    def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool | None = True) -> int:
         self.calls += 1
         assert self.dispatch.on_event((api.CALL, self.calls, data, (path, complete, picked)))
         return self.calls
@@ -163,7 +174,7 @@ def bench() -> Bench:
 def test_an_owned_call_becomes_a_command(bench: Bench) -> None:
     call = bench.call(b"k", picked=(b"id-1", b"", b"1"))
     shard = shard_of("counter", "k", SHARDS)
-    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True, ())]
+    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True, (), b"")]
 
 
 @pytest.mark.parametrize(
@@ -325,6 +336,34 @@ def test_a_watch_outlives_the_half_close_and_tells_changes(bench: Bench) -> None
 def test_a_malformed_reflection_request_ends_that_call(bench: Bench) -> None:
     path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     assert bench.end(bench.call(b"\xff", path, complete=False))[0] == Status.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("data", "complete", "begun"),
+    [(b"m", True, (b"m", False, False)), (b"m", False, (b"m", True, False)), (b"", None, (b"", True, True))],
+    ids=["one request", "the first of several", "none yet"],
+)
+def test_a_streamed_call_reaches_the_function_as_soon_as_it_is_told(
+    bench: Bench, data: bytes, complete: bool | None, begun: tuple[bytes, bool, bool]
+) -> None:
+    bench.call(data, STREAMED.path, complete=complete)
+    assert bench.around.begun == [begun]
+
+
+def test_who_has_not_said_yet_what_to_watch_is_answered_then(bench: Bench) -> None:
+    call, silent = bench.call(b"", health.WATCH, complete=None), bench.call(b"", health.WATCH, complete=None)
+    assert bench.around.replies == {}
+    bench.dispatch.on_event((api.CALL_MESSAGE, call, b"\n\x01x", None))
+    bench.dispatch.on_event((api.CALL_END, call, b"", None))
+    bench.dispatch.on_event((api.CALL_END, silent, b"", None))
+    assert bench.around.replies == {call: [health.SERVICE_UNKNOWN]}
+    assert bench.end(silent)[0] == Status.INVALID_ARGUMENT
+
+
+def test_reflection_without_a_question_ends_without_an_answer(bench: Bench) -> None:
+    call = bench.call(b"", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", complete=None)
+    bench.dispatch.on_event((api.CALL_END, call, b"", None))
+    assert (bench.around.replies, bench.end(call)[0]) == ({}, Status.OK)
 
 
 def test_events_that_are_not_calls_are_left_alone(bench: Bench) -> None:

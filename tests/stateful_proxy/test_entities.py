@@ -11,6 +11,8 @@ from cloudstate_core.journal.api import Activate, Append, Fenced, Lookup, Refuse
 from cloudstate_core.pb.cloudstate import event_sourced_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
+from stateful_proxy.kinds import kinds_of
+from stateful_proxy.libraries import Quirks
 
 Out = event_sourced_pb2.EventSourcedStreamOut
 
@@ -37,6 +39,7 @@ def test_the_answer_waits_for_its_events(bench: Any) -> None:
 def test_no_events_no_append(bench: Any) -> None:
     call = bench.call()
     bench.reply(1, 1, b"sum", snapshot=b"ignored without events")
+    assert bench.reported[-1] == "/test.Counter/Add: a snapshot without events is not stored; send it with the last event in it"
     assert bench.transport.answers[call].body == b"sum"
     assert not [o for o in bench.journal.operations if isinstance(o, Append)]
 
@@ -64,6 +67,16 @@ def test_passivated_and_back_with_snapshot_and_the_events_after_it(bench: Any) -
     init, event, command = bench.sent(2)
     assert (init.init.snapshot.snapshot_sequence, init.init.snapshot.snapshot.value) == (2, b"state")
     assert (event.event.sequence, event.event.payload.value, command.command.id) == (3, b"e3", 1)
+
+
+def test_snapshots_of_a_library_that_cannot_read_them_are_not_kept(make_bench: Any) -> None:
+    bench = make_bench(kinds=kinds_of(Quirks(reads_snapshots=False)))
+    bench.call()
+    bench.reply(1, 1, events=[b"e1"], snapshot=b"state")
+    bench.entities.passivate(time.monotonic() + 45)
+    bench.call()
+    assert bench.kinds(2) == ["init", "event", "command"]
+    assert not bench.sent(2)[0].init.HasField("snapshot")
 
 
 def test_busy_entities_are_not_passivated(bench: Any) -> None:

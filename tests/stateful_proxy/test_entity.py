@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudstate_core.pb.cloudstate import event_sourced_pb2
+from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
 from stateful_proxy.entity import CommandEncoder, id_field, varint
 from stateful_proxy.kinds import KINDS
 from stateful_proxy.service import EVENT_SOURCED, MethodInfo
@@ -15,8 +15,8 @@ from stateful_proxy.service import EVENT_SOURCED, MethodInfo
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=300)
 
 
-@given(key=TEXT, number=st.integers(1, 2**63 - 1), name=TEXT, kind=TEXT, payload=st.binary(max_size=40_000))
-def test_commands_are_encoded_as_protobuf_does(key: str, number: int, name: str, kind: str, payload: bytes) -> None:
+@given(key=TEXT, number=st.integers(1, 2**63 - 1), name=TEXT, kind=TEXT, payload=st.binary(max_size=40_000), header=TEXT)
+def test_commands_are_encoded_as_protobuf_does(key: str, number: int, name: str, kind: str, payload: bytes, header: str) -> None:
     method = MethodInfo("/s/" + name, "s", name, "p", EVENT_SOURCED, kind, kind, (((1,), 9),), "k", None)
     encoder, tag = CommandEncoder(), KINDS[EVENT_SOURCED].command_tag
     for command_id in (number, 1):
@@ -24,6 +24,11 @@ def test_commands_are_encoded_as_protobuf_does(key: str, number: int, name: str,
         command: Any = event_sourced_pb2.EventSourcedStreamIn.FromString(encoded).command
         assert (command.entity_id, command.id, command.name, command.streamed) == (key, command_id, name, False)
         assert (command.payload.type_url, command.payload.value) == ("type.googleapis.com/" + kind, payload)
+        assert not command.HasField("metadata")
+        metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key=header, string_value=header)])
+        command.metadata.CopyFrom(metadata)
+        encoded = encoder.encode(tag, id_field(key), command_id, method, payload, metadata.SerializeToString())
+        assert event_sourced_pb2.EventSourcedStreamIn.FromString(encoded).command == command
 
 
 @given(st.integers(0, 2**63 - 1))

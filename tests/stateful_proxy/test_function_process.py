@@ -105,7 +105,8 @@ class Function:
                 count += 1
                 out = event_sourced_pb2.EventSourcedStreamOut()
                 out.reply.command_id = message.command.id
-                out.reply.client_action.reply.payload.value = b"%d" % count
+                payload = out.reply.client_action.reply.payload
+                payload.type_url, payload.value = "type.googleapis.com/t.M", b"%d" % count
                 out.reply.events.add(type_url="json.cloudstate.io/e", value=b"{}")
                 yield out.SerializeToString()
 

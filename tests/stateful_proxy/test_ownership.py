@@ -537,4 +537,3 @@ class Handoffs(RuleBasedStateMachine):
 
 Handoffs.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestHandoffs = Handoffs.TestCase
-

@@ -107,6 +107,16 @@ def test_versions_that_are_spoken(version: tuple[int, int]) -> None:
     assert model_of(made).methods
 
 
+@pytest.mark.parametrize("version", [(0, 0), (0, 1)])
+def test_old_versions_can_be_refused(version: tuple[int, int]) -> None:
+    made = spec(PLAIN)
+    made.service_info.protocol_major_version, made.service_info.protocol_minor_version = version
+    with pytest.raises(InvalidSpec) as error:
+        model_of(made, (0, 2))
+    assert str(error.value).startswith("protocol version 0.1: this proxy is set to take 0.2 and later (CLOUDSTATE_OLDEST_PROTOCOL)")
+    assert model_of(spec(PLAIN), (0, 2)).methods
+
+
 def no_entity() -> Any:
     made = spec(PLAIN)
     del made.entities[:]

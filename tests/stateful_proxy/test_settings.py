@@ -18,6 +18,16 @@ def test_durations(text: str, seconds: float) -> None:
     assert settings_of({"CLOUDSTATE_PASSIVATION_TIMEOUT": text}).passivation == seconds
 
 
+@pytest.mark.parametrize(("text", "names"), [("", ()), ("X-User", ("x-user",)), ("x-user, ce-*,", ("x-user", "ce-*"))])
+def test_header_names(text: str, names: tuple[str, ...]) -> None:
+    assert settings_of({"CLOUDSTATE_ENTITY_HEADERS": text}).entity_headers == names
+
+
+@pytest.mark.parametrize(("environment", "oldest"), [({}, (0, 1)), ({"CLOUDSTATE_OLDEST_PROTOCOL": "0.2"}, (0, 2))])
+def test_the_oldest_protocol_taken(environment: dict[str, str], oldest: tuple[int, int]) -> None:
+    assert settings_of(environment).oldest_protocol == oldest
+
+
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
@@ -27,8 +37,12 @@ def test_durations(text: str, seconds: float) -> None:
         ("CLOUDSTATE_SHARDS", "many", "must be a whole number from 1 to 4096"),
         ("CLOUDSTATE_PASSIVATION_TIMEOUT", "0s", "must be a duration above zero"),
         ("CLOUDSTATE_PASSIVATION_TIMEOUT", "30", "must be a duration above zero"),
+        ("CLOUDSTATE_ENTITY_HEADERS", "x-user, *", "must be header names with commas between them"),
+        ("CLOUDSTATE_ENTITY_HEADERS", "x-user x-other", "must be header names with commas between them"),
         ("CLOUDSTATE_USER_FUNCTION", "localhost", "must be host:port"),
         ("CLOUDSTATE_SERVICE", "cart", "must be namespace/name"),
+        ("CLOUDSTATE_OLDEST_PROTOCOL", "0.3", "must be one of 0.1, 0.2"),
+        ("CLOUDSTATE_OLDEST_PROTOCOL", "", "must be one of 0.1, 0.2"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value_and_rule(key: str, value: str, rule: str) -> None:

@@ -1,7 +1,8 @@
 """Generates Python code for an entity's interface: `python -m cloudstate_sdk.protoc counter.proto`.
 
-protoc writes imports of `cloudstate.entity_key_pb2`, a name that belongs to no package here: the options live in `cloudstate_sdk.pb`. This
-command knows `cloudstate/entity_key.proto` by itself and points the imports there. It needs grpcio-tools (`cloudstate-sdk[protoc]`).
+protoc writes imports of `cloudstate.entity_key_pb2`, a name that belongs to no package here: the options live in `cloudstate_sdk.pb`. This command
+knows the options of Cloudstate and `google/api/annotations.proto` by itself and points the imports there. It needs grpcio-tools
+(`cloudstate-sdk[protoc]`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import re
 import sys
 import tempfile
 
+from google.api import annotations_pb2, http_pb2, httpbody_pb2
 from google.protobuf import any_pb2, descriptor_pb2, empty_pb2
 
-from cloudstate_sdk.pb.cloudstate import entity_key_pb2, legacy_entity_key_pb2
+from cloudstate_sdk.pb.cloudstate import entity_key_pb2, eventing_pb2, legacy_entity_key_pb2
 
-KNOWN = (descriptor_pb2, any_pb2, empty_pb2, entity_key_pb2, legacy_entity_key_pb2)
-OURS = re.compile(r"^from cloudstate import (?=(?:legacy_)?entity_key_pb2\b)", re.MULTILINE)
+GOOGLE = (descriptor_pb2, any_pb2, empty_pb2, http_pb2, annotations_pb2, httpbody_pb2)
+KNOWN = (*GOOGLE, entity_key_pb2, legacy_entity_key_pb2, eventing_pb2)
+OURS = re.compile(r"^from cloudstate import (?=(?:(?:legacy_)?entity_key|eventing)_pb2\b)", re.MULTILINE)
 
 
 def generate(files: list[str], folder: pathlib.Path, output: pathlib.Path) -> int:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from cloudstate_core.pb.cloudstate_knative.v1 import crdt_0_1_pb2 as old
 from cloudstate_core.transport import api
+from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt import dialects, views
 from stateful_proxy.crdt.dialects import Legacy, Present
 from stateful_proxy.crdt.kinds import Incompatible
+from stateful_proxy.libraries import quirks_of
 from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, text, vote
 from tests.stateful_proxy.crdt.strategies import any_deltas
 
@@ -63,6 +65,36 @@ def test_news_are_a_state_first_and_deltas_then() -> None:
     assert other.told(call)[0] == 0
     bench.later(1)
     assert sent(bench)[-1].WhichOneof("message") == "deleted"
+
+
+def test_a_library_that_would_forget_a_first_value_gets_it_with_a_new_stream() -> None:
+    bench = CrdtBench(others=["other"], dialect=Legacy(keeps_first_value=False))
+    other = CrdtBench(others=["me"], journal=bench.journal)
+    other.replication.member = "other"
+    watching = bench.call("Watch")
+    bench.event(api.STREAM_MESSAGE, 1, old.CrdtStreamOut(reply=old.CrdtReply(command_id=1, streamed=True)).SerializeToString())
+    elsewhere(bench, other, adding("x"))
+    bench.later(1)
+    assert [m.WhichOneof("message") for m in sent(bench)] == ["init", "command"]
+    assert bench.transport.streams[1].half_closed
+    assert bench.told(watching)[0] == Status.UNAVAILABLE
+    bench.call()
+    stream = [n for n, s in bench.transport.streams.items() if "Crdt" in s.path][-1]
+    assert sent(bench, stream)[0].init.state == old.CrdtState(orset=old.ORSetState(items=[text("x")]))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "library", "dialect", "keeps"),
+    [
+        ((0, 2), "cloudstate-java-support 0.6.0", Present, True),
+        ((0, 1), "cloudstate-java-support 0.5.2", Legacy, False),
+        ((0, 1), "cloudstate 0.0.3", Legacy, True),
+        ((0, 1), "", Legacy, True),
+    ],
+)
+def test_the_dialect_of_a_function(protocol: tuple[int, int], library: str, dialect: type[Any], keeps: bool) -> None:
+    found = dialects.dialect_of(protocol, quirks_of(library))
+    assert (type(found), found.keeps_first_value) == (dialect, keeps)
 
 
 def test_new_keys_of_maps_are_whole_values_both_ways(bench: CrdtBench) -> None:

@@ -1,0 +1,115 @@
+"""Actions as a proxy calls them: four methods, one for each shape that a gRPC method may have.
+
+A command yields or returns messages; `fail` ends the call. Side effects that a command has asked for go out with its next answer, or alone at
+its end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from cloudstate_sdk.context import ActionContext, CommandFailed, Forward, pack
+from cloudstate_sdk.definition import Command, Definition
+from cloudstate_sdk.pb.cloudstate import action_pb2
+from cloudstate_sdk.requests import parse
+
+log = logging.getLogger(__name__)
+In = action_pb2.ActionCommand
+Out = action_pb2.ActionResponse
+
+
+class Calls:
+    """All actions of a function."""
+
+    def __init__(self, definitions: dict[str, Definition]) -> None:
+        self._definitions = definitions
+        self._instances = {name: definition.entity() for name, definition in definitions.items()}
+
+    def handlers(self) -> dict[str, Any]:
+        """The protocol's methods."""
+        make: dict[str, tuple[Any, Any]] = {
+            "handleUnary": (grpc.unary_unary_rpc_method_handler, self._unary),
+            "handleStreamedIn": (grpc.stream_unary_rpc_method_handler, self._streamed_in),
+            "handleStreamedOut": (grpc.unary_stream_rpc_method_handler, self._streamed_out),
+            "handleStreamed": (grpc.stream_stream_rpc_method_handler, self._streamed),
+        }
+        return {name: kind(method, In.FromString, Out.SerializeToString) for name, (kind, method) in make.items()}
+
+    async def _unary(self, command: In, context: Any) -> Out:
+        target, instance, own = self._find(command)
+        try:
+            result = getattr(instance, target.handler)(parse(command, target.request), own)
+            return _response(await result if inspect.isawaitable(result) else result, own)
+        except Exception as error:
+            return _failure(error, own, command)
+
+    async def _streamed_in(self, commands: AsyncIterator[In], context: Any) -> Out:
+        first = await anext(aiter(commands))
+        target, instance, own = self._find(first)
+        try:
+            return _response(await getattr(instance, target.handler)(_requests(commands, first, target), own), own)
+        except Exception as error:
+            return _failure(error, own, first)
+
+    async def _streamed_out(self, command: In, context: Any) -> AsyncIterator[Out]:
+        target, instance, own = self._find(command)
+        try:
+            async for response in _responses(getattr(instance, target.handler)(parse(command, target.request), own), own):
+                yield response
+        except Exception as error:
+            yield _failure(error, own, command)
+
+    async def _streamed(self, commands: AsyncIterator[In], context: Any) -> AsyncIterator[Out]:
+        first = await anext(aiter(commands))
+        target, instance, own = self._find(first)
+        try:
+            async for response in _responses(getattr(instance, target.handler)(_requests(commands, first, target), own), own):
+                yield response
+        except Exception as error:
+            yield _failure(error, own, first)
+
+    def _find(self, command: In) -> tuple[Command, Any, ActionContext]:
+        target = self._definitions[command.service_name].commands[command.name]
+        return target, self._instances[command.service_name], ActionContext("", command.metadata)
+
+
+async def _requests(commands: AsyncIterator[In], first: In, target: Command) -> AsyncIterator[Message]:
+    """The messages of a streamed request; its first command names the method only."""
+    if first.HasField("payload"):
+        yield parse(first, target.request)
+    async for command in commands:
+        yield parse(command, target.request)
+
+
+async def _responses(results: AsyncIterator[Any], own: ActionContext) -> AsyncIterator[Out]:
+    async for result in results:
+        yield _response(result, own)
+    if own.effects:
+        yield _response(None, own)
+
+
+def _response(result: Any, own: ActionContext) -> Out:
+    response = Out()
+    if isinstance(result, Forward):
+        response.forward.CopyFrom(result.message)
+    elif result is not None:
+        pack(response.reply.payload, result)
+    response.side_effects.extend(own.effects)
+    own.effects.clear()
+    return response
+
+
+def _failure(error: Exception, own: ActionContext, command: In) -> Out:
+    """A `fail` as it was said; any other exception is logged too. Side effects asked for before go out all the same."""
+    if not isinstance(error, CommandFailed):
+        log.error("%s.%s failed", command.service_name, command.name, exc_info=error)
+    response = Out()
+    response.failure.description = str(error)
+    response.side_effects.extend(own.effects)
+    return response

@@ -1,0 +1,113 @@
+"""What commands may do besides computing an answer: fail, let another method answer, cause side effects, and change their entity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+
+from cloudstate_sdk.definition import URL
+from cloudstate_sdk.pb.cloudstate import entity_pb2
+
+S = TypeVar("S", bound=Message)
+
+
+class CommandFailed(Exception):
+    """Raised by `fail`: the command ends and the caller sees the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a command returns whose caller another method is to answer; made by `Context.forward`."""
+
+    message: entity_pb2.Forward
+
+
+class CommandContext:
+    """What every command has."""
+
+    def __init__(self, entity_id: str, metadata: entity_pb2.Metadata | None = None) -> None:
+        self.entity_id = entity_id
+        self.effects: list[entity_pb2.SideEffect] = []
+        self._metadata = metadata or entity_pb2.Metadata()
+
+    def fail(self, text: str) -> NoReturn:
+        """End the command: the caller sees `text`, and nothing that was changed is stored."""
+        raise CommandFailed(text)
+
+    def forward(self, service: str, method: str, request: Message) -> Forward:
+        """Let a method of another service of this function answer: return what this gives."""
+        message = entity_pb2.Forward(service_name=service, command_name=method)
+        pack(message.payload, request)
+        return Forward(message)
+
+    def effect(self, service: str, method: str, request: Message, *, synchronous: bool = False) -> None:
+        """Call another method once the change is stored; `synchronous`: before the caller gets the answer. What becomes of it changes nothing
+        here."""
+        effect = entity_pb2.SideEffect(service_name=service, command_name=method, synchronous=synchronous)
+        pack(effect.payload, request)
+        self.effects.append(effect)
+
+    def metadata(self, key: str) -> list[str | bytes]:
+        """Values of a metadata entry, in their order; empty when there is none. Names are compared without regard to case."""
+        wanted = key.lower()
+        found = (entry for entry in self._metadata.entries if entry.key.lower() == wanted)
+        return [entry.bytes_value if entry.WhichOneof("value") == "bytes_value" else entry.string_value for entry in found]
+
+
+class Context(CommandContext):
+    """Of a command on an event sourced entity."""
+
+    def __init__(self, entity_id: str, apply: Callable[[Message], None], metadata: entity_pb2.Metadata | None = None) -> None:
+        super().__init__(entity_id, metadata)
+        self.events: list[Message] = []
+        self._apply = apply
+
+    def emit(self, event: Message) -> None:
+        """Change the entity by an event; it is stored before the caller gets the answer."""
+        self._apply(event)
+        self.events.append(event)
+
+
+class ValueContext(CommandContext, Generic[S]):
+    """Of a command on a value entity."""
+
+    def __init__(self, entity_id: str, state: S, exists: bool, metadata: entity_pb2.Metadata | None = None) -> None:
+        super().__init__(entity_id, metadata)
+        self.state: S = state
+        """A copy of the stored value, an empty message when there is none; changing it changes nothing until `update`."""
+        self.exists = exists
+        """There is a stored value."""
+        self.updated: S | None = None
+        self.deleted = False
+
+    def update(self, state: S) -> None:
+        """Store this value when the command is done."""
+        self.updated, self.deleted = state, False
+
+    def delete(self) -> None:
+        """Remove the stored value when the command is done; the entity may be updated again later."""
+        self.updated, self.deleted = None, True
+
+
+class ActionContext(CommandContext):
+    """Of a call of an action."""
+
+
+def pack(target: any_pb2.Any, message: Message) -> None:
+    """Put a message into an Any, encoded so that equal messages have equal bytes; an Any is taken as it is."""
+    if isinstance(message, any_pb2.Any):
+        target.CopyFrom(message)
+        return
+    target.type_url, target.value = URL + message.DESCRIPTOR.full_name, message.SerializeToString(deterministic=True)
+
+
+def answer(action: entity_pb2.ClientAction, result: Any) -> None:
+    """What the caller of a command on an entity gets: a message, another method's answer, or nothing."""
+    if isinstance(result, Forward):
+        action.forward.CopyFrom(result.message)
+    elif result is not None:
+        pack(action.reply.payload, result)

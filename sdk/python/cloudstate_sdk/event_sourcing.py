@@ -1,0 +1,94 @@
+"""Event sourced entities as a proxy drives them: one stream for each entity in memory, its events replayed first."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+
+from cloudstate_sdk.context import CommandFailed, Context, answer, pack
+from cloudstate_sdk.definition import URL, Definition
+from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
+from cloudstate_sdk.requests import parse
+
+log = logging.getLogger(__name__)
+In = event_sourced_pb2.EventSourcedStreamIn
+Out = event_sourced_pb2.EventSourcedStreamOut
+
+
+def handler(definitions: dict[str, Definition]) -> Any:
+    """The protocol's one method, over all event sourced entities of a function."""
+
+    async def handle(requests: AsyncIterator[In], context: Any) -> AsyncIterator[Out]:
+        entity: LiveEntity | None = None
+        async for message in requests:
+            kind = message.WhichOneof("message")
+            if kind == "init":
+                entity = LiveEntity(definitions[message.init.service_name], message.init)
+            elif entity is None:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first message of an entity's stream must be `init`")
+            elif kind == "event":
+                entity.replay(message.event.payload)
+            else:
+                yield await entity.command(message.command)
+
+    return grpc.stream_stream_rpc_method_handler(handle, In.FromString, Out.SerializeToString)
+
+
+class LiveEntity:
+    """One entity in memory, from its init to the end of its stream."""
+
+    def __init__(self, definition: Definition, init: event_sourced_pb2.EventSourcedInit) -> None:
+        self._definition, self._entity_id = definition, init.entity_id
+        self._entity = definition.entity(init.entity_id)
+        self._since_snapshot = 0
+        if init.HasField("snapshot") and definition.restored is not None:
+            getattr(self._entity, definition.restore)(definition.restored.FromString(init.snapshot.snapshot.value))
+
+    def replay(self, payload: any_pb2.Any) -> None:
+        """Apply a stored event."""
+        handler, message = self._definition.events[payload.type_url.removeprefix(URL)]
+        getattr(self._entity, handler)(message.FromString(payload.value))
+        self._since_snapshot += 1
+
+    def _apply(self, event: Message) -> None:
+        handler, _ = self._definition.events[event.DESCRIPTOR.full_name]
+        getattr(self._entity, handler)(event)
+
+    async def command(self, command: Any) -> event_sourced_pb2.EventSourcedStreamOut:
+        """Execute a command; a failure of the handler itself crashes the entity, a `fail` does not."""
+        target = self._definition.commands[command.name]
+        context = Context(self._entity_id, self._apply, command.metadata)
+        reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
+        try:
+            result = getattr(self._entity, target.handler)(parse(command, target.request), context)
+            if inspect.isawaitable(result):
+                result = await result
+        except CommandFailed as failure:
+            reply.client_action.failure.command_id = command.id
+            reply.client_action.failure.description = str(failure)
+            reply.client_action.failure.restart = bool(context.events)
+            return event_sourced_pb2.EventSourcedStreamOut(reply=reply)
+        except Exception as error:
+            log.exception("%s: command %s failed", self._definition.service, command.name)
+            failure_message = entity_pb2.Failure(command_id=command.id, description=str(error))
+            return event_sourced_pb2.EventSourcedStreamOut(failure=failure_message)
+        answer(reply.client_action, result)
+        reply.side_effects.extend(context.effects)
+        for event in context.events:
+            pack(reply.events.add(), event)
+        self._snapshot(reply)
+        return event_sourced_pb2.EventSourcedStreamOut(reply=reply)
+
+    def _snapshot(self, reply: event_sourced_pb2.EventSourcedReply) -> None:
+        """Add a snapshot when enough events have come since the last one."""
+        self._since_snapshot += len(reply.events)
+        every = self._definition.snapshot_every
+        if self._definition.snapshot and reply.events and every and self._since_snapshot >= every:
+            pack(reply.snapshot, getattr(self._entity, self._definition.snapshot)())
+            self._since_snapshot = 0

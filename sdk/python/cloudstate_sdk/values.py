@@ -1,0 +1,72 @@
+"""Value entities as a proxy drives them: one stream for each entity in memory, its value first."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from cloudstate_sdk.context import CommandFailed, ValueContext, answer, pack
+from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.pb.cloudstate import entity_pb2, value_entity_pb2
+from cloudstate_sdk.requests import parse
+
+log = logging.getLogger(__name__)
+In = value_entity_pb2.ValueEntityStreamIn
+Out = value_entity_pb2.ValueEntityStreamOut
+
+
+def handler(definitions: dict[str, Definition]) -> Any:
+    """The protocol's one method, over all value entities of a function."""
+
+    async def handle(requests: AsyncIterator[In], context: Any) -> AsyncIterator[Out]:
+        entity: LiveValue | None = None
+        async for message in requests:
+            if message.HasField("init"):
+                entity = LiveValue(definitions[message.init.service_name], message.init)
+            elif entity is None:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first message of an entity's stream must be `init`")
+            else:
+                yield await entity.command(message.command)
+
+    return grpc.stream_stream_rpc_method_handler(handle, In.FromString, Out.SerializeToString)
+
+
+class LiveValue:
+    """One value entity in memory."""
+
+    def __init__(self, definition: Definition, init: value_entity_pb2.ValueEntityInit) -> None:
+        assert definition.state is not None
+        self._definition, self._entity_id, self._kind = definition, init.entity_id, definition.state
+        self._entity = definition.entity()
+        self._value: bytes | None = init.state.value.value if init.state.HasField("value") else None
+
+    async def command(self, command: Any) -> Out:
+        """Execute a command; a failure of the handler itself crashes the entity, a `fail` does not."""
+        target = self._definition.commands[command.name]
+        state: Message = self._kind.FromString(self._value or b"")
+        context = ValueContext(self._entity_id, state, self._value is not None, command.metadata)
+        reply = value_entity_pb2.ValueEntityReply(command_id=command.id)
+        try:
+            result = getattr(self._entity, target.handler)(parse(command, target.request), context)
+            if inspect.isawaitable(result):
+                result = await result
+        except CommandFailed as failure:
+            reply.client_action.failure.command_id, reply.client_action.failure.description = command.id, str(failure)
+            return Out(reply=reply)
+        except Exception as error:
+            log.exception("%s: command %s failed", self._definition.service, command.name)
+            return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
+        answer(reply.client_action, result)
+        reply.side_effects.extend(context.effects)
+        if context.updated is not None:
+            pack(reply.state_action.update.value, context.updated)
+            self._value = reply.state_action.update.value.value
+        elif context.deleted:
+            reply.state_action.delete.SetInParent()
+            self._value = None
+        return Out(reply=reply)

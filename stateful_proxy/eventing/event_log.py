@@ -1,0 +1,234 @@
+"""Gives the events of entities to the methods that subscribe to them: the owner of a shard consumes the shard's logs.
+
+Each event is handled at least once, in the order of its shard's log; an entity's events are all in one shard. A new owner goes on at the
+cursor. A method that fails, or that there is not, holds its consumer up in that shard until it succeeds: nothing is skipped. Commands on
+entities carry a command id made of the event's place, so that an event delivered twice is executed once while ids are remembered.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, LogPage, Outcome, ReadLog, Token
+from cloudstate_core.pb.cloudstate import entity_pb2
+from cloudstate_core.transport.api import Header, Status, Transport
+from stateful_proxy.callers import Callers
+from stateful_proxy.entities import LossListener
+from stateful_proxy.eventing.progress import Action, Deliver, Progress, ReadCursor, ReadPage, Rest, Save
+from stateful_proxy.eventing.subscriptions import Subscription
+from stateful_proxy.invocation import Invocation, Invoke
+from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.ownership import Tenants
+
+log = logging.getLogger(__name__)
+
+PAGE = 20
+"""Events read at once."""
+CONTENT_TYPE = "application/vnd.cloudstate.protobuf.any"
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """A consumer in a shard that this proxy owns."""
+
+    shard: int
+    token: Token
+    subscription: Subscription
+    progress: Progress = field(default_factory=Progress)
+    gone: bool = False
+    """The shard is not ours any more: nothing that was asked for counts."""
+    problem: str = ""
+    """What has been told of it already."""
+
+
+class EventLogs:
+    """All event log consumers of one proxy. Everything runs on the transport's callback thread."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        batch: JournalBatch,
+        callers: Callers,
+        invoke: Invoke,
+        losses: LossListener,
+        tenants: Tenants,
+        subscriptions: Sequence[Subscription],
+    ) -> None:
+        """`tenants`: what else lives in the shards, told after this."""
+        self._transport, self._batch, self._callers, self._invoke, self._losses = transport, batch, callers, invoke, losses
+        self._tenants, self._subscriptions = tenants, subscriptions
+        self._readers: dict[int, list[_Reader]] = {}
+        self._by_log: dict[tuple[int, str], list[_Reader]] = defaultdict(list)
+        self.handled = self.failed = 0
+
+    # What happens to shards ---------------------------------------------------------------------------------------------
+
+    def owned(self, tokens: Mapping[int, Token]) -> None:
+        """These are our shards now."""
+        for shard in [shard for shard, readers in self._readers.items() if tokens.get(shard) != readers[0].token]:
+            self._forget(shard)
+        for shard, token in tokens.items():
+            if shard not in self._readers and self._subscriptions:
+                self._begin(shard, token)
+
+    def appended(self, shard: int, persistence_id: str) -> None:
+        """This proxy has appended events."""
+        for reader in self._by_log.get((shard, persistence_id), ()):
+            self._do(reader, reader.progress.woken())
+
+    def drain_shard(self, shard: int, done: Callable[[], None]) -> None:
+        """The shard is about to be given up in good order: save how far its consumers have come, and begin nothing more."""
+        self._leave(shard)
+        self._tenants.drain_shard(shard, done)
+
+    def drop_shard(self, shard: int) -> None:
+        """The shard is lost."""
+        for reader in self._readers.get(shard, ()):
+            reader.gone = True
+        self._tenants.drop_shard(shard)
+
+    def stop(self) -> None:
+        """This process ends."""
+        for shard in self._readers:
+            self._leave(shard)
+        self._batch.flush()
+
+    def _leave(self, shard: int) -> None:
+        for reader in self._readers.get(shard, ()):
+            if not reader.gone:
+                self._do(reader, reader.progress.leave())
+                reader.gone = True
+
+    def tick(self, now: float) -> None:
+        """To be called about once a second."""
+        for readers in self._readers.values():
+            for reader in readers:
+                if not reader.gone:
+                    self._do(reader, reader.progress.tick(now))
+
+    def _begin(self, shard: int, token: Token) -> None:
+        readers = self._readers[shard] = [_Reader(shard, token, subscription) for subscription in self._subscriptions]
+        for reader in readers:
+            self._by_log[shard, reader.subscription.persistence_id].append(reader)
+            self._do(reader, reader.progress.begin())
+
+    def _forget(self, shard: int) -> None:
+        for reader in self._readers.pop(shard):
+            reader.gone = True
+            self._by_log.pop((shard, reader.subscription.persistence_id), None)
+
+    # What consumers ask for ---------------------------------------------------------------------------------------------
+
+    def _do(self, reader: _Reader, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if reader.gone:
+                return
+            match action:
+                case ReadCursor():
+                    self._batch.ask(Cursor(reader.shard, reader.subscription.consumer), self._unless_gone(reader, self._cursor))
+                case ReadPage(after):
+                    question = ReadLog(reader.shard, reader.subscription.persistence_id, after, PAGE)
+                    self._batch.ask(question, self._unless_gone(reader, self._page))
+                case Save(offset):
+                    operation = Commit(reader.shard, reader.token, reader.subscription.consumer, offset)
+                    self._batch.ask(operation, lambda outcome: self._saved(reader, outcome))
+                case Rest(seconds):
+                    self._transport.after(seconds, lambda: self._rested(reader))
+                case Deliver(entry):
+                    self._deliver(reader, entry)
+
+    def _unless_gone(self, reader: _Reader, answered: Callable[[_Reader, Outcome], None]) -> Callable[[Outcome], None]:
+        return lambda outcome: None if reader.gone else answered(reader, outcome)
+
+    def _cursor(self, reader: _Reader, outcome: Outcome) -> None:
+        if isinstance(outcome, At):
+            self._do(reader, reader.progress.cursor_is(outcome.offset, time.monotonic()))
+        else:
+            self._fail(reader, f"its cursor cannot be read: {outcome}")
+
+    def _page(self, reader: _Reader, outcome: Outcome) -> None:
+        if isinstance(outcome, LogPage):
+            self._do(reader, reader.progress.page_is(outcome.entries, len(outcome.entries) == PAGE))
+        else:
+            self._fail(reader, f"the log cannot be read: {outcome}")
+
+    def _saved(self, reader: _Reader, outcome: Outcome) -> None:
+        if isinstance(outcome, Fenced):
+            reader.gone = True
+            self._losses.lost(reader.shard, reader.token, outcome.epoch)
+        elif not isinstance(outcome, At):
+            reader.progress.save_failed()
+
+    def _rested(self, reader: _Reader) -> None:
+        if not reader.gone:
+            self._do(reader, reader.progress.rested())
+            self._batch.flush()
+
+    # Deliveries ---------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, reader: _Reader, entry: LogEntry) -> None:
+        subscription, url = reader.subscription, entry.payload.type_url
+        method = subscription.method_for(url)
+        if method is None:
+            takes = ", ".join(sorted(subscription.methods))
+            self._fail(reader, f"no method of consumer group {subscription.group} takes {url}; they take {takes}")
+            return
+        command_id = f"{subscription.consumer}/{reader.shard}/{entry.offset}"
+        invocation = Invocation(
+            method, entry.payload.data, event_metadata(reader.shard, subscription.persistence_id, entry), command_id, type_url=url
+        )
+        self._invoke(self._callers.attach(_Delivery(self, reader)), invocation)
+
+    def ended(self, reader: _Reader, status: int, text: str) -> None:
+        """A delivery has ended."""
+        if reader.gone:
+            return
+        if status != Status.OK:
+            self._fail(reader, f"the event was not handled: status {int(status)}: {text}")
+            return
+        self.handled += 1
+        reader.problem = ""
+        self._do(reader, reader.progress.was_handled(time.monotonic()))
+
+    def _fail(self, reader: _Reader, problem: str) -> None:
+        self.failed += 1
+        if problem != reader.problem:
+            reader.problem = problem
+            subscription = reader.subscription
+            log.warning("%s, shard %d, events of %s: %s; trying again", subscription.group, reader.shard, subscription.persistence_id, problem)
+        self._do(reader, reader.progress.has_failed(random.random()))
+
+
+class _Delivery:
+    """Waits for the end of one delivery; what the method answers is nobody's concern here."""
+
+    def __init__(self, logs: EventLogs, reader: _Reader) -> None:
+        self._logs, self._reader = logs, reader
+
+    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
+        """An answer of the method."""
+
+    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
+        """The method is done."""
+        self._logs.ended(self._reader, status, text)
+
+
+def event_metadata(shard: int, persistence_id: str, entry: LogEntry) -> entity_pb2.Metadata:
+    """The CloudEvent that an event is."""
+    attributes = {
+        "ce-id": f"{shard}-{entry.offset}",
+        "ce-source": persistence_id,
+        "ce-specversion": "1.0",
+        "ce-type": entry.payload.type_url,
+        "ce-subject": entry.entity_id,
+        "Content-Type": CONTENT_TYPE,
+    }
+    metadata = entity_pb2.Metadata()
+    for key, value in attributes.items():
+        metadata.entries.add(key=key, string_value=value)
+    return metadata

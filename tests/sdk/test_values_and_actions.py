@@ -1,0 +1,215 @@
+"""Value entities and actions of the SDK as a proxy sees them, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+from cloudstate_sdk import ActionContext, ValueContext, action, command, event, value_entity
+from cloudstate_sdk.definition import DefinitionError
+from cloudstate_sdk.pb.cloudstate import action_pb2, entity_pb2, value_entity_pb2
+from google.protobuf.message import Message
+
+from tests.sdk.models import Box, BoxTwo, Doer
+from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
+from tests.tck.pb.cloudstate.tck.model import valueentity_pb2 as values
+
+BOX, DOER = "cloudstate.tck.model.valueentity.ValueEntityTckModel", "cloudstate.tck.model.action.ActionTckModel"
+URL = "type.googleapis.com/"
+Steps = list[dict[str, Any]]
+
+
+@pytest.fixture
+async def channel(serving: Callable[..., Any]) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(Box, BoxTwo, Doer) as channel:
+        yield channel
+
+
+async def test_discovery_tells_every_component(channel: grpc.aio.Channel) -> None:
+    discover: Any = channel.unary_unary("/cloudstate.EntityDiscovery/discover", response_deserializer=entity_pb2.EntitySpec.FromString)
+    spec = await discover(b"", timeout=20)
+    found = [(e.entity_type, e.service_name, e.persistence_id, e.passivation_strategy.timeout.timeout) for e in spec.entities]
+    assert found == [
+        ("cloudstate.valueentity.ValueEntity", BOX, "value-entity-tck-model", 0),
+        ("cloudstate.valueentity.ValueEntity", f"{BOX.removesuffix('TckModel')}Two", "value-entity-tck-model-two", 100),
+        ("cloudstate.action.ActionProtocol", DOER, "", 0),
+    ]
+
+
+# Value entities ---------------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """One box's stream."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        method: Any = channel.stream_stream(
+            "/cloudstate.valueentity.ValueEntity/handle", response_deserializer=value_entity_pb2.ValueEntityStreamOut.FromString
+        )
+        self.call, self.number = method(timeout=20), 0
+
+    async def init(self, value: str | None = None) -> Stream:
+        message = value_entity_pb2.ValueEntityStreamIn()
+        message.init.service_name, message.init.entity_id = BOX, "a"
+        message.init.state.SetInParent()
+        if value is not None:
+            message.init.state.value.Pack(values.Persisted(value=value))
+        await self.call.write(message.SerializeToString())
+        return self
+
+    async def process(self, *steps: dict[str, Any]) -> value_entity_pb2.ValueEntityStreamOut:
+        self.number += 1
+        message = value_entity_pb2.ValueEntityStreamIn()
+        message.command.entity_id, message.command.id, message.command.name = "a", self.number, "Process"
+        message.command.payload.Pack(values.Request(id="a", actions=[values.RequestAction(**step) for step in steps]))
+        await self.call.write(message.SerializeToString())
+        answer: value_entity_pb2.ValueEntityStreamOut = await self.call.read()
+        return answer
+
+
+def answered(text: str, number: int = 1, update: str | None = None, delete: bool = False) -> value_entity_pb2.ValueEntityStreamOut:
+    out = value_entity_pb2.ValueEntityStreamOut()
+    out.reply.command_id = number
+    out.reply.client_action.reply.payload.Pack(values.Response(message=text))
+    if update is not None:
+        out.reply.state_action.update.value.Pack(values.Persisted(value=update))
+    if delete:
+        out.reply.state_action.delete.SetInParent()
+    return out
+
+
+async def test_a_value_is_read_updated_and_deleted(channel: grpc.aio.Channel) -> None:
+    stream = await Stream(channel).init()
+    assert await stream.process() == answered("")
+    assert await stream.process({"update": {"value": "one"}}) == answered("one", 2, update="one")
+    assert await stream.process() == answered("one", 3)
+    assert await stream.process({"update": {"value": "two"}}, {"delete": {}}) == answered("", 4, delete=True)
+    assert await stream.process() == answered("", 5)
+    assert await stream.process({"delete": {}}, {"update": {"value": "three"}}) == answered("three", 6, update="three")
+
+
+async def test_a_stored_value_comes_with_init(channel: grpc.aio.Channel) -> None:
+    stream = await Stream(channel).init("stored")
+    assert await stream.process() == answered("stored")
+
+
+async def test_a_failure_keeps_the_value_and_drops_effects(channel: grpc.aio.Channel) -> None:
+    stream = await Stream(channel).init("stored")
+    answer = await stream.process({"update": {"value": "never"}}, {"effect": {"id": "b"}}, {"fail": {"message": "no"}})
+    expected = value_entity_pb2.ValueEntityStreamOut()
+    expected.reply.command_id = 1
+    expected.reply.client_action.failure.command_id, expected.reply.client_action.failure.description = 1, "no"
+    assert answer == expected
+    assert await stream.process() == answered("stored", 2)
+
+
+async def test_effects_and_forwards(channel: grpc.aio.Channel) -> None:
+    stream = await Stream(channel).init()
+    answer = await stream.process({"effect": {"id": "b"}}, {"effect": {"id": "c", "synchronous": True}})
+    told = [(e.service_name.rsplit(".", 1)[1], e.command_name, e.synchronous) for e in answer.reply.side_effects]
+    assert told == [("ValueEntityTwo", "Call", False), ("ValueEntityTwo", "Call", True)]
+    answer = await stream.process({"update": {"value": "x"}}, {"forward": {"id": "d"}})
+    forward = answer.reply.client_action.forward
+    assert (forward.command_name, values.Request.FromString(forward.payload.value).id) == ("Call", "d")
+    assert answer.reply.state_action.HasField("update")
+
+
+# Actions ----------------------------------------------------------------------------------------------------------------
+
+
+def command_of(name: str, request: Message | None = None) -> bytes:
+    message = action_pb2.ActionCommand(service_name=DOER, name=name)
+    if request is not None:
+        message.payload.Pack(request)
+    return message.SerializeToString()
+
+
+def steps(*groups: Steps) -> actions.Request:
+    return actions.Request(groups=[actions.ProcessGroup(steps=[actions.ProcessStep(**step) for step in group]) for group in groups])
+
+
+def said(responses: list[action_pb2.ActionResponse]) -> list[str]:
+    """Each answer in a word: its text, who it is forwarded to, its failure; and its effects."""
+    found = []
+    for response in responses:
+        kind = response.WhichOneof("response") or "nothing"
+        text = {
+            "reply": lambda r=response: actions.Response.FromString(r.reply.payload.value).message,
+            "forward": lambda r=response: "-> " + actions.OtherRequest.FromString(r.forward.payload.value).id,
+            "failure": lambda r=response: "! " + r.failure.description,
+            "nothing": lambda: "",
+        }[kind]()
+        effects = [actions.OtherRequest.FromString(e.payload.value).id + "*" * e.synchronous for e in response.side_effects]
+        found.append(" ".join([text, *effects]))
+    return found
+
+
+GROUPS: list[tuple[Steps, str]] = [
+    ([{"reply": {"message": "x"}}], "x"),
+    ([{"forward": {"id": "f"}}], "-> f"),
+    ([{"effect": {"id": "e"}}], " e"),
+    ([{"reply": {"message": "x"}}, {"effect": {"id": "e", "synchronous": True}}], "x e*"),
+    ([{"effect": {"id": "e"}}, {"fail": {"message": "no"}}], "! no e"),
+    ([], ""),
+]
+
+
+@pytest.mark.parametrize(("group", "expected"), GROUPS)
+@pytest.mark.parametrize("shape", ["Unary", "StreamedIn", "StreamedOut", "Streamed"])
+async def test_each_shape_answers_as_it_was_told(channel: grpc.aio.Channel, shape: str, group: Steps, expected: str) -> None:
+    kinds = {
+        "Unary": channel.unary_unary, "StreamedIn": channel.stream_unary, "StreamedOut": channel.unary_stream, "Streamed": channel.stream_stream,
+    }  # fmt: skip
+    name, request = f"Process{shape}", steps(group)
+    method: Any = kinds[shape](f"/cloudstate.action.ActionProtocol/handle{shape}", response_deserializer=action_pb2.ActionResponse.FromString)
+    sent: Any = command_of(name, request)
+    if shape in ("StreamedIn", "Streamed"):
+        sent = iter([command_of(name), action_pb2.ActionCommand(payload=packed(request)).SerializeToString()])
+    call = method(sent, timeout=20)
+    answers = [await call] if shape in ("Unary", "StreamedIn") else [answer async for answer in call]
+    assert said(answers) == [expected]
+
+
+def packed(message: Message) -> Any:
+    holder = action_pb2.ActionCommand()
+    holder.payload.Pack(message)
+    return holder.payload
+
+
+async def test_streams_go_both_ways_at_once(channel: grpc.aio.Channel) -> None:
+    method: Any = channel.stream_stream(
+        "/cloudstate.action.ActionProtocol/handleStreamed", response_deserializer=action_pb2.ActionResponse.FromString
+    )
+    call = method(timeout=20)
+    await call.write(command_of("ProcessStreamed"))
+    for text in ("one", "two"):
+        await call.write(action_pb2.ActionCommand(payload=packed(steps([{"reply": {"message": text}}]))).SerializeToString())
+        assert said([await call.read()]) == [text]
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+
+
+# Definitions ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_that_does_not_fit_says_so() -> None:
+    def takes_another(self: Any, request: actions.Request, context: ValueContext[values.Persisted]) -> values.Response:
+        return values.Response()
+
+    def streams(self: Any, request: actions.Request, context: ActionContext) -> actions.Response:
+        return actions.Response()
+
+    def happened(self: Any, happened: values.Persisted) -> None:
+        return None
+
+    two = {"persistence_id": "p", "descriptor": values.DESCRIPTOR, "state": values.Persisted}
+    with pytest.raises(DefinitionError, match=r"Wrong.call: takes cloudstate.tck.model.action.Request, but .*ValueEntityTwo.Call takes"):
+        value_entity("cloudstate.tck.model.valueentity.ValueEntityTwo", **two)(type("Wrong", (), {"call": command(takes_another)}))  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="has no command for"):
+        action(DOER, descriptor=actions.DESCRIPTOR)(type("Wrong", (), {"process_unary": command(streams)}))
+    with pytest.raises(DefinitionError, match="are for event sourced entities"):
+        value_entity("cloudstate.tck.model.valueentity.ValueEntityTwo", **two)(  # type: ignore[arg-type]
+            type("Wrong", (BoxTwo,), {"happened": event(happened)})
+        )
