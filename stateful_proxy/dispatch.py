@@ -152,7 +152,7 @@ class Dispatch:
         method = invocation.method
         if method.entity_type == CRDT:
             if key := self._key(call, method, invocation.payload):
-                self._crdts.command(call, invocation, key)
+                self._crdts.command(call, invocation, key, self._chosen.of(invocation.metadata) if self._chosen else b"")
             return
         self._actions.begin(call, invocation, more, empty)
 

@@ -71,11 +71,11 @@ class Crdts:
 
     # Commands -----------------------------------------------------------------------------------------------------------
 
-    def command(self, call: int, invocation: Invocation, entity_id: str) -> None:
-        """Execute one call on a key; it is answered through `Callers`."""
+    def command(self, call: int, invocation: Invocation, entity_id: str, metadata: bytes = b"") -> None:
+        """Execute one call on a key; it is answered through `Callers`. `metadata`: what of the caller's the function gets, encoded."""
         method = invocation.method
         if self._around.absence.problem:
-            self._around.absence.hold(call, method.path, lambda: self.command(call, invocation, entity_id))
+            self._around.absence.hold(call, method.path, lambda: self.command(call, invocation, entity_id, metadata))
             return
         self.commands += 1
         if self.leaving:
@@ -88,7 +88,7 @@ class Crdts:
             text = f"{method.service}: {self._limits.commands} commands are at this entity, no more are taken"
             self._around.callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
-        command = Command(call, method, invocation.payload, invocation.chain, invocation.command_id)
+        command = Command(call, method, invocation.payload, invocation.chain, invocation.command_id, metadata)
         if entity is None:
             entity = self._create(key, method.service, method.passivation)
         self._by_call[call] = entity, command

@@ -86,6 +86,8 @@ class Session:
         around.in_flight.add(1, command.since)
         message = entity_pb2.Command(entity_id=self._keeper.key.entity_id, id=command.number, name=method.name, streamed=method.server_streaming)
         message.payload.type_url, message.payload.value = f"type.googleapis.com/{method.input_type}", command.payload
+        if command.metadata:
+            message.metadata.MergeFromString(command.metadata)
         self._send(crdt_pb2.CrdtStreamIn(command=message))
 
     def cancelled(self, command: Command) -> None:

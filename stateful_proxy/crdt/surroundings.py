@@ -71,6 +71,8 @@ class Command:
     payload: bytes
     chain: tuple[str, ...] = ()
     command_id: str = ""
+    metadata: bytes = b""
+    """What of the caller's metadata the function gets, encoded."""
     number: int = 0
     since: float = 0.0
     """When it came, and then when it was given to the function, in monotonic seconds."""

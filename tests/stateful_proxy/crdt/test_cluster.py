@@ -73,3 +73,20 @@ async def test_a_proxy_that_stops_ends_its_streams_in_good_order(cluster: CrdtCl
     await watcher.task
     assert time.monotonic() - began < 10
     assert await add(proxies[1], "k", 0) == 5
+
+
+async def test_a_function_that_restarts_finds_its_value_again(cluster: CrdtCluster) -> None:
+    proxy, other = [await cluster.proxy(f"pod-{n}") for n in range(2)]
+    assert await add(proxy, "k", 5) == 5
+    await cluster.function.stop()
+    await proxy.ready(503)
+    waiting = asyncio.create_task(add(proxy, "k", 1))
+    await until(lambda: "cloudstate_commands_waiting 1" in proxy.page("/metrics")[1], "the command waits")
+    await cluster.function.start()
+    assert await waiting == 6
+    assert await add(other, "k", 1) in (6, 7), "the other may not have been told yet; nothing is lost"
+    await until(lambda: proxy.page("/ready")[0] == 200, "it serves again")
+    assert await add(proxy, "k", 1) in (7, 8)
+    watcher = Watcher(proxy, "k")
+    await until(lambda: watcher.last == 8, "all of it is there")
+    watcher.stop()

@@ -15,6 +15,7 @@ from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt.cancellations import CANCEL_LIMIT
 from stateful_proxy.crdt.surroundings import InFlight
+from stateful_proxy.invocation import Invocation
 from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, plus, text, vote
 
 
@@ -51,6 +52,13 @@ def test_a_new_value_gets_init_without_delta_then_the_command(bench: CrdtBench) 
 def test_only_streamed_methods_are_told_as_streamed(bench: CrdtBench) -> None:
     bench.call("Watch")
     assert bench.sent(1)[1].command.streamed
+
+
+def test_chosen_metadata_reaches_the_function(bench: CrdtBench) -> None:
+    metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key="ce-id", string_value="7")])
+    bench.crdts.command(1, Invocation(bench.methods["/test.Presence/Add"], b"x"), "a", metadata.SerializeToString())
+    bench.batch.flush()
+    assert bench.sent(1)[1].command.metadata == metadata
 
 
 def test_the_answer_waits_for_the_journal(bench: CrdtBench) -> None:
