@@ -148,7 +148,7 @@ class Proxy:
         limits = EntityLimits(idle=settings.passivation, streams=settings.function_streams or quirks.streams)
         report = self._discovery.report_error
         callers, transport = self._callers, self._transport
-        follow_ups = FollowUps(transport, callers, model.methods, report)
+        follow_ups = FollowUps(transport, callers, model.methods, report, batch.flush)
         entities = self._entities = Entities(transport, self._function, batch, ownership, limits, callers, follow_ups, report, kinds_of(quirks))
         self._health = Health(transport, model.services, lambda: not self.problem())
         peers = Peers(transport, member) if member else None

@@ -35,8 +35,17 @@ class Origin:
 class FollowUps:
     """Carries out what replies ask for. `invoke` is set before the first of them."""
 
-    def __init__(self, transport: Transport, callers: Callers, methods: Mapping[str, MethodInfo], report_error: Callable[[str], None]) -> None:
-        self._transport, self._callers, self._methods, self._report_error = transport, callers, methods, report_error
+    def __init__(
+        self,
+        transport: Transport,
+        callers: Callers,
+        methods: Mapping[str, MethodInfo],
+        report_error: Callable[[str], None],
+        flush: Callable[[], None],
+    ) -> None:
+        """`flush` sends what was asked of the journal: what goes on when a time is over belongs to no batch of events."""
+        self._transport, self._callers, self._methods = transport, callers, methods
+        self._report_error, self._flush = report_error, flush
         self.invoke: Invoke = _nowhere
         self.effects = self.forwards = 0
 
@@ -53,14 +62,21 @@ class FollowUps:
             command_id = f"{origin.command_id}/{number}" if origin.command_id else ""
             invocation = Invocation(target, effect.payload.value, effect.metadata, command_id, _longer(origin))
             if effect.synchronous:
-                waiting = _Awaited(lambda: self._next(origin, effects, then))
-                call = self._callers.attach(waiting)
-                waiting.timer = self._transport.after(EFFECT_LIMIT, waiting.over)
-                waiting.cancel_timer = self._transport.cancel
-                self.invoke(call, invocation)
+                self._await(invocation, lambda: self._next(origin, effects, then))
                 return
             self.invoke(self._callers.attach(_Ignored()), invocation)
         then()
+
+    def _await(self, invocation: Invocation, then: Callable[[], None]) -> None:
+        waiting = _Awaited(then)
+        call = self._callers.attach(waiting)
+        waiting.timer = self._transport.after(EFFECT_LIMIT, lambda: self._overdue(waiting))
+        waiting.cancel_timer = self._transport.cancel
+        self.invoke(call, invocation)
+
+    def _overdue(self, waiting: _Awaited) -> None:
+        waiting.over()
+        self._flush()
 
     def forward(self, origin: Origin, forward: entity_pb2.Forward, call: int = 0) -> None:
         """Let another method answer the call (or `call` instead of the origin's own)."""

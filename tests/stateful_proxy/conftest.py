@@ -213,7 +213,7 @@ class Bench:
         self.callers = Callers(transport)
         self.invoked: list[tuple[int, Invocation]] = []
         self.methods: dict[str, MethodInfo] = {}
-        self.follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append)
+        self.follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append, self.batch.flush)
         self.follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
         self.entities = Entities(transport, 1, self.batch, self, limits, self.callers, self.follow_ups, self.reported.append, kinds)
         self.method = MethodInfo(

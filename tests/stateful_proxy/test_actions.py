@@ -31,12 +31,16 @@ class Stage:
     def __init__(self, transport: Any) -> None:
         self.transport, self.reported = transport, list[str]()
         self.callers = Callers(transport)
-        self.follow_ups = FollowUps(transport, self.callers, {m.path: m for m in (UNARY, IN, OUT, BOTH)}, self.reported.append)
+        self.follow_ups = FollowUps(transport, self.callers, {m.path: m for m in (UNARY, IN, OUT, BOTH)}, self.reported.append, self.flush)
         self.invoked: list[tuple[int, Invocation]] = []
+        self.flushes = 0
         self.follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
         self.actions = Actions(transport, 1, self.callers, self.follow_ups, self.reported.append)
         self.messages: list[tuple[int, bytes]] = []
         transport.send_message = lambda call, message, headers=(): self.messages.append((call, message))
+
+    def flush(self) -> None:
+        self.flushes += 1
 
     def begin(self, of: MethodInfo, payload: bytes = b"p", metadata: entity_pb2.Metadata | None = None, more: bool = False) -> int:
         self.actions.begin(1, Invocation(of, payload, metadata), more)

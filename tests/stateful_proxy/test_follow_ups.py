@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloudstate_core.journal.api import Append, Fenced, Lookup
+from cloudstate_core.journal.api import Append, EntityKey, Fenced, Lookup
 from cloudstate_core.pb.cloudstate import entity_pb2, event_sourced_pb2
 from cloudstate_core.transport.api import Status
 from stateful_proxy.follow_ups import EFFECT_LIMIT, MAX_CHAIN, Origin
@@ -82,8 +82,11 @@ def test_the_entity_takes_the_next_command_while_an_effect_is_awaited(bench: Any
 def test_an_effect_that_never_ends_is_not_awaited_for_ever(bench: Any) -> None:
     call = bench.call()
     bench.say(1, reply(effects=(("a", True),)))
+    batches = bench.journal.batches
+    bench.batch.ask(Lookup(0, EntityKey("counter", "a"), "x"), lambda outcome: None)
     assert bench.transport.fire() == [EFFECT_LIMIT]
     assert bench.transport.answers[call].body == b"ok"
+    assert bench.journal.batches == batches + 1, "what goes on then does not wait for other events"
     bench.callers.finish(bench.invoked[0][0], Status.OK)
 
 
