@@ -12,9 +12,9 @@ from cloudstate_sdk.definition import DefinitionError
 from cloudstate_sdk.pb.cloudstate import action_pb2, entity_pb2, value_entity_pb2
 from google.protobuf.message import Message
 
-from tests.sdk.models import Box, BoxTwo, Doer
 from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
 from tests.tck.pb.cloudstate.tck.model import valueentity_pb2 as values
+from tests.tck.sdk.function import Box, BoxConfigured, BoxTwo, Doer
 
 BOX, DOER = "cloudstate.tck.model.valueentity.ValueEntityTckModel", "cloudstate.tck.model.action.ActionTckModel"
 URL = "type.googleapis.com/"
@@ -23,7 +23,7 @@ Steps = list[dict[str, Any]]
 
 @pytest.fixture
 async def channel(serving: Callable[..., Any]) -> AsyncIterator[grpc.aio.Channel]:
-    async with serving(Box, BoxTwo, Doer) as channel:
+    async with serving(Box, BoxTwo, BoxConfigured, Doer) as channel:
         yield channel
 
 
@@ -33,7 +33,8 @@ async def test_discovery_tells_every_component(channel: grpc.aio.Channel) -> Non
     found = [(e.entity_type, e.service_name, e.persistence_id, e.passivation_strategy.timeout.timeout) for e in spec.entities]
     assert found == [
         ("cloudstate.valueentity.ValueEntity", BOX, "value-entity-tck-model", 0),
-        ("cloudstate.valueentity.ValueEntity", f"{BOX.removesuffix('TckModel')}Two", "value-entity-tck-model-two", 100),
+        ("cloudstate.valueentity.ValueEntity", f"{BOX.removesuffix('TckModel')}Two", "value-entity-tck-model-two", 0),
+        ("cloudstate.valueentity.ValueEntity", f"{BOX.removesuffix('TckModel')}Configured", "value-entity-configured", 100),
         ("cloudstate.action.ActionProtocol", DOER, "", 0),
     ]
 

@@ -1,0 +1,22 @@
+"""The models behind a real gRPC server, and who plays the proxy for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+from cloudstate_sdk import Function
+
+from tests.tck.sdk.function import MODELS
+
+
+@pytest.fixture
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the function with all models."""
+    server, port = await Function(*MODELS).start("127.0.0.1", 0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)
