@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -214,3 +215,108 @@ def test_a_class_that_does_not_fit_says_so() -> None:
         value_entity("cloudstate.tck.model.valueentity.ValueEntityTwo", **two)(  # type: ignore[arg-type]
             type("Wrong", (BoxTwo,), {"happened": event(happened)})
         )
+
+
+# Mistakes ---------------------------------------------------------------------------------------------------------------
+
+
+@action("cloudstate.tck.model.action.ActionTckModel", descriptor=actions.DESCRIPTOR)
+class Careless:
+    """Makes one mistake in each of its methods, or tells what it sees."""
+
+    @command
+    def process_unary(self, request: actions.Request, context: ActionContext) -> Any:
+        return "no message"
+
+    @command
+    async def process_streamed_in(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> actions.Response:
+        seen = ["".join(map(str, context.metadata("X-Step")))]
+        async for _ in requests:
+            seen += map(str, context.metadata("x-step"))
+        return actions.Response(message=" ".join(seen))
+
+    @command
+    async def process_streamed_out(self, request: actions.Request, context: ActionContext) -> AsyncIterator[actions.Response]:
+        CLOSED.clear()
+        try:
+            while True:
+                yield actions.Response(message="on and on")
+                await asyncio.sleep(0)
+        finally:
+            CLOSED.set()
+
+    @command
+    async def process_streamed(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> AsyncIterator[Any]:
+        async for _ in requests:
+            yield "no message"
+
+
+CLOSED = asyncio.Event()
+"""The endless stream has been closed."""
+
+
+@value_entity(BOX, persistence_id="careless", descriptor=values.DESCRIPTOR, state=values.Persisted)
+class CarelessBox:
+    """Stores something and then returns what is no message."""
+
+    @command
+    def process(self, request: values.Request, context: ValueContext[values.Persisted]) -> Any:
+        context.update(values.Persisted(value="never"))
+        return "no message"
+
+
+@pytest.fixture
+async def careless(serving: Callable[..., Any]) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(Careless, CarelessBox) as channel:
+        yield channel
+
+
+async def test_an_entity_that_returns_no_message_fails_with_the_commands_id(careless: grpc.aio.Channel) -> None:
+    answer = await (await Stream(careless).init()).process()
+    expected = entity_pb2.Failure(command_id=1, description="'no message' is not a protobuf message")
+    assert answer == value_entity_pb2.ValueEntityStreamOut(failure=expected)
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "text"),
+    [
+        (DOER, "ProcessUnary", "'no message' is not a protobuf message"),
+        (DOER, "Nope", f"{DOER}.Nope: this function has no such action"),
+        ("a.B", "C", "a.B.C: this function has no such action"),
+    ],
+)
+async def test_an_action_that_cannot_answer_says_why(careless: grpc.aio.Channel, service: str, name: str, text: str) -> None:
+    method: Any = careless.unary_unary("/cloudstate.action.ActionProtocol/handleUnary", response_deserializer=action_pb2.ActionResponse.FromString)
+    answer = await method(action_pb2.ActionCommand(service_name=service, name=name).SerializeToString(), timeout=20)
+    assert answer.failure.description == text
+
+
+@pytest.mark.parametrize("shape", ["StreamedIn", "Streamed"])
+async def test_a_stream_that_names_no_method_says_so(careless: grpc.aio.Channel, shape: str) -> None:
+    kinds = {"StreamedIn": careless.stream_unary, "Streamed": careless.stream_stream}
+    method: Any = kinds[shape](f"/cloudstate.action.ActionProtocol/handle{shape}", response_deserializer=action_pb2.ActionResponse.FromString)
+    call = method(iter(()), timeout=20)
+    answers = [await call] if shape == "StreamedIn" else [answer async for answer in call]
+    assert [answer.failure.description for answer in answers] == ["(none).(none): this function has no such action"]
+
+
+async def test_metadata_is_that_of_the_newest_request_that_has_some(careless: grpc.aio.Channel) -> None:
+    def stepped(step: str, **more: Any) -> bytes:
+        entries = [entity_pb2.MetadataEntry(key="x-step", string_value=step)] if step else []
+        return action_pb2.ActionCommand(metadata=entity_pb2.Metadata(entries=entries), **more).SerializeToString()
+
+    method: Any = careless.stream_unary(
+        "/cloudstate.action.ActionProtocol/handleStreamedIn", response_deserializer=action_pb2.ActionResponse.FromString
+    )
+    request = packed(actions.Request())
+    sent = [stepped("call", service_name=DOER, name="ProcessStreamedIn"), *(stepped(step, payload=request) for step in ("", "two", ""))]
+    answer = await method(iter(sent), timeout=20)
+    assert actions.Response.FromString(answer.reply.payload.value).message == "call call two two"
+
+
+async def test_a_caller_who_leaves_ends_the_generator(careless: grpc.aio.Channel) -> None:
+    method: Any = careless.unary_stream("/cloudstate.action.ActionProtocol/handleStreamedOut")
+    call = method(command_of("ProcessStreamedOut", actions.Request()), timeout=20)
+    assert await call.read()
+    call.cancel()
+    await asyncio.wait_for(CLOSED.wait(), 20)

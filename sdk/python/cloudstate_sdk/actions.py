@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -42,48 +43,59 @@ class Calls:
         return {name: kind(method, In.FromString, Out.SerializeToString) for name, (kind, method) in make.items()}
 
     async def _unary(self, command: In, context: Any) -> Out:
-        target, instance, own = self._find(command)
+        own = ActionContext("", command.metadata)
         try:
-            result = getattr(instance, target.handler)(parse(command, target.request), own)
+            target, run = self._find(command)
+            result = run(parse(command, target.request), own)
             return _response(await result if inspect.isawaitable(result) else result, own)
         except Exception as error:
             return _failure(error, own, command)
 
     async def _streamed_in(self, commands: AsyncIterator[In], context: Any) -> Out:
-        first = await anext(aiter(commands))
-        target, instance, own = self._find(first)
+        first = await anext(commands, In())
+        own = ActionContext("", first.metadata)
         try:
-            return _response(await getattr(instance, target.handler)(_requests(commands, first, target), own), own)
+            target, run = self._find(first)
+            return _response(await run(_requests(commands, first, target, own), own), own)
         except Exception as error:
             return _failure(error, own, first)
 
     async def _streamed_out(self, command: In, context: Any) -> AsyncIterator[Out]:
-        target, instance, own = self._find(command)
+        own = ActionContext("", command.metadata)
         try:
-            async for response in _responses(getattr(instance, target.handler)(parse(command, target.request), own), own):
-                yield response
+            target, run = self._find(command)
+            async with aclosing(run(parse(command, target.request), own)) as results:
+                async for response in _responses(results, own):
+                    yield response
         except Exception as error:
             yield _failure(error, own, command)
 
     async def _streamed(self, commands: AsyncIterator[In], context: Any) -> AsyncIterator[Out]:
-        first = await anext(aiter(commands))
-        target, instance, own = self._find(first)
+        first = await anext(commands, In())
+        own = ActionContext("", first.metadata)
         try:
-            async for response in _responses(getattr(instance, target.handler)(_requests(commands, first, target), own), own):
-                yield response
+            target, run = self._find(first)
+            async with aclosing(run(_requests(commands, first, target, own), own)) as results:
+                async for response in _responses(results, own):
+                    yield response
         except Exception as error:
             yield _failure(error, own, first)
 
-    def _find(self, command: In) -> tuple[Command, Any, ActionContext]:
-        target = self._definitions[command.service_name].commands[command.name]
-        return target, self._instances[command.service_name], ActionContext("", command.metadata)
+    def _find(self, command: In) -> tuple[Command, Callable[..., Any]]:
+        """What a call's first message names. LookupError when there is no such method, or the message names none."""
+        definition = self._definitions.get(command.service_name)
+        target = definition.commands.get(command.name) if definition is not None else None
+        if target is None:
+            raise LookupError(f"{command.service_name or '(none)'}.{command.name or '(none)'}: this function has no such action")
+        return target, getattr(self._instances[command.service_name], target.handler)
 
 
-async def _requests(commands: AsyncIterator[In], first: In, target: Command) -> AsyncIterator[Message]:
+async def _requests(commands: AsyncIterator[In], first: In, target: Command, own: ActionContext) -> AsyncIterator[Message]:
     """The messages of a streamed request; its first command names the method only."""
     if first.HasField("payload"):
         yield parse(first, target.request)
     async for command in commands:
+        own.received(command.metadata)
         yield parse(command, target.request)
 
 

@@ -94,11 +94,18 @@ class ValueContext(CommandContext, Generic[S]):
 
 
 class ActionContext(CommandContext):
-    """Of a call of an action."""
+    """Of a call of an action. `metadata` gives what came with the call, and from a later request on that carries its own, what came with it."""
+
+    def received(self, metadata: entity_pb2.Metadata) -> None:
+        """A later request of a streamed call has come."""
+        if metadata.entries:
+            self._metadata = metadata
 
 
 def pack(target: any_pb2.Any, message: Message) -> None:
-    """Put a message into an Any, encoded so that equal messages have equal bytes; an Any is taken as it is."""
+    """Put a message into an Any, encoded so that equal messages have equal bytes; an Any is taken as it is. TypeError when it is no message."""
+    if not isinstance(message, Message):
+        raise TypeError(f"{message!r} is not a protobuf message")
     if isinstance(message, any_pb2.Any):
         target.CopyFrom(message)
         return

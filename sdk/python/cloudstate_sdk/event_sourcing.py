@@ -60,8 +60,8 @@ class LiveEntity:
         handler, _ = self._definition.events[event.DESCRIPTOR.full_name]
         getattr(self._entity, handler)(event)
 
-    async def command(self, command: Any) -> event_sourced_pb2.EventSourcedStreamOut:
-        """Execute a command; a failure of the handler itself crashes the entity, a `fail` does not."""
+    async def command(self, command: Any) -> Out:
+        """Execute a command; a mistake of the handler crashes the entity, a `fail` does not."""
         target = self._definition.commands[command.name]
         context = Context(self._entity_id, self._apply, command.metadata)
         reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
@@ -69,21 +69,19 @@ class LiveEntity:
             result = getattr(self._entity, target.handler)(parse(command, target.request), context)
             if inspect.isawaitable(result):
                 result = await result
+            answer(reply.client_action, result)
+            for event in context.events:
+                pack(reply.events.add(), event)
+            self._snapshot(reply)
         except CommandFailed as failure:
-            reply.client_action.failure.command_id = command.id
-            reply.client_action.failure.description = str(failure)
-            reply.client_action.failure.restart = bool(context.events)
-            return event_sourced_pb2.EventSourcedStreamOut(reply=reply)
+            refusal = entity_pb2.Failure(command_id=command.id, description=str(failure), restart=bool(context.events))
+            refused = event_sourced_pb2.EventSourcedReply(command_id=command.id, client_action=entity_pb2.ClientAction(failure=refusal))
+            return Out(reply=refused)
         except Exception as error:
             log.exception("%s: command %s failed", self._definition.service, command.name)
-            failure_message = entity_pb2.Failure(command_id=command.id, description=str(error))
-            return event_sourced_pb2.EventSourcedStreamOut(failure=failure_message)
-        answer(reply.client_action, result)
+            return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
         reply.side_effects.extend(context.effects)
-        for event in context.events:
-            pack(reply.events.add(), event)
-        self._snapshot(reply)
-        return event_sourced_pb2.EventSourcedStreamOut(reply=reply)
+        return Out(reply=reply)
 
     def _snapshot(self, reply: event_sourced_pb2.EventSourcedReply) -> None:
         """Add a snapshot when enough events have come since the last one."""

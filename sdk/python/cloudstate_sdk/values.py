@@ -46,7 +46,7 @@ class LiveValue:
         self._value: bytes | None = init.state.value.value if init.state.HasField("value") else None
 
     async def command(self, command: Any) -> Out:
-        """Execute a command; a failure of the handler itself crashes the entity, a `fail` does not."""
+        """Execute a command; a mistake of the handler crashes the entity, a `fail` does not."""
         target = self._definition.commands[command.name]
         state: Message = self._kind.FromString(self._value or b"")
         context = ValueContext(self._entity_id, state, self._value is not None, command.metadata)
@@ -55,18 +55,19 @@ class LiveValue:
             result = getattr(self._entity, target.handler)(parse(command, target.request), context)
             if inspect.isawaitable(result):
                 result = await result
+            answer(reply.client_action, result)
+            if context.updated is not None:
+                pack(reply.state_action.update.value, context.updated)
+            elif context.deleted:
+                reply.state_action.delete.SetInParent()
         except CommandFailed as failure:
-            reply.client_action.failure.command_id, reply.client_action.failure.description = command.id, str(failure)
-            return Out(reply=reply)
+            refusal = entity_pb2.Failure(command_id=command.id, description=str(failure))
+            refused = value_entity_pb2.ValueEntityReply(command_id=command.id, client_action=entity_pb2.ClientAction(failure=refusal))
+            return Out(reply=refused)
         except Exception as error:
             log.exception("%s: command %s failed", self._definition.service, command.name)
             return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
-        answer(reply.client_action, result)
         reply.side_effects.extend(context.effects)
-        if context.updated is not None:
-            pack(reply.state_action.update.value, context.updated)
-            self._value = reply.state_action.update.value.value
-        elif context.deleted:
-            reply.state_action.delete.SetInParent()
-            self._value = None
+        if reply.HasField("state_action"):
+            self._value = reply.state_action.update.value.value if context.updated is not None else None
         return Out(reply=reply)
