@@ -196,10 +196,8 @@ class Actions:
         self.next(running)
 
     def _reply(self, running: _Running, reply: entity_pb2.Reply, single: bool) -> None:
-        method, url = running.origin.method, reply.payload.type_url
-        if url != method.output_url:
-            where = f"{method.service}.{method.name}"
-            self._report_error(f"Warning: {where}: Expected reply type_url to be [{method.output_url}] but was [{url}].")
+        if mistake := running.origin.method.mistyped(reply.payload.type_url):
+            self._report_error(mistake)
         headers = headers_of(reply.metadata) if not running.answered else []
         if single:
             self._forget(running)

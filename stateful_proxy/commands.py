@@ -33,9 +33,9 @@ PASS_AGAIN = 0.02
 """Seconds until the first of them; each later one waits that much longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Routed:
-    """A command, and how it came."""
+    """A command, and how it came. Never changed (and not frozen: one is made for each command, which freezing makes five times dearer)."""
 
     method: MethodInfo
     key: str

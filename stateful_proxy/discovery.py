@@ -7,6 +7,7 @@ before is not served by this proxy any more, since entities, routes and reflecti
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
@@ -25,6 +26,8 @@ RETRY_FIRST, RETRY_LAST = 0.05, 5.0
 """Seconds between attempts: a local function is up within a second, an absent one is not hammered."""
 REST = 1.0
 """Seconds between an answer and the next question: a function that ends stream after stream is not hammered either."""
+REPORTS_AT_ONCE, REPORTS_A_SECOND = 100, 10
+"""Mistakes that a function is told of."""
 ANSWER_LIMIT = 10.0
 """Seconds that one attempt may take."""
 
@@ -56,6 +59,7 @@ class Discovery:
         ).SerializeToString()
         self._model: ServiceModel | None = None
         self._stream = 0
+        self._reports, self._reported_at = float(REPORTS_AT_ONCE), 0.0
         self._answer: bytes | None = None
         self._retry = RETRY_FIRST
         self._busy = self._wanted = False
@@ -139,7 +143,14 @@ class Discovery:
             self._changed()
 
     def report_error(self, text: str) -> None:
-        """Tell the function about a mistake of its own; whether it listens does not matter."""
+        """Tell the function about a mistake of its own; whether it listens does not matter. One that makes the same mistake with every answer
+        is not told of each: so many at once, and then so many a second."""
+        now = time.monotonic()
+        self._reports = min(REPORTS_AT_ONCE, self._reports + (now - self._reported_at) * REPORTS_A_SECOND)
+        self._reported_at = now
+        if self._reports < 1:
+            return
+        self._reports -= 1
         stream = self._transport.open(self._function, REPORT_ERROR, timeout=ANSWER_LIMIT)
         self._transport.send(stream, entity_pb2.UserFunctionError(message=text).SerializeToString())
         self._transport.half_close(stream)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,15 +30,15 @@ from cloudstate_core.journal.api import (
     Unbound,
     Unknown,
 )
-from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Status, Transport
+from stateful_proxy.answers import Answers, recorded
 from stateful_proxy.callers import Callers
-from stateful_proxy.entity import Answer, Command, CommandEncoder, Entity, State, id_field
-from stateful_proxy.follow_ups import FollowUps, Origin
+from stateful_proxy.entity import Command, CommandEncoder, Entity, State, id_field
+from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.kinds import KINDS, Kind, Reply
-from stateful_proxy.metadata import headers_of
+from stateful_proxy.residents import Residents
 from stateful_proxy.service import MethodInfo
 from stateful_proxy.shard_load import ShardLoad
 
@@ -47,8 +46,6 @@ log = logging.getLogger(__name__)
 
 IN_DOUBT = "the journal gave no definite answer, so the command may have been executed"
 _AT_JOURNAL = (State.APPENDING, State.LOOKING_UP)
-FORWARDED = b"\xff"
-"""Begins the recorded outcome of a command that was forwarded; the Forward follows. No encoded message begins so."""
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
 
@@ -92,13 +89,10 @@ class Entities:
         self._transport, self._function, self._losses = transport, function, losses
         self._ask = batch.ask
         self._limits, self._report_error = limits, report_error
-        self._callers, self._follow_ups, self._kinds = callers, follow_ups, kinds
-        self._entities: dict[EntityKey, Entity] = {}
-        self._by_stream: dict[int, Entity] = {}
-        self._by_call: dict[int, Entity] = {}
-        self._by_shard: dict[int, set[EntityKey]] = defaultdict(set)
-        self._drains: dict[int, Callable[[], None]] = {}
-        self._queued: deque[Entity] = deque()
+        self._callers, self._kinds = callers, kinds
+        residents = self._residents = Residents(limits.streams)
+        self._by_key, self._by_stream, self._by_call = residents.by_key, residents.by_stream, residents.by_call
+        self._answers = Answers(callers, follow_ups, report_error, residents.by_call)
         self._encoder = CommandEncoder()
         self._load = ShardLoad()
         self.appended: Callable[[int, str], None] | None = None
@@ -110,7 +104,7 @@ class Entities:
     @property
     def active(self) -> int:
         """Entities in memory."""
-        return len(self._entities)
+        return len(self._by_key)
 
     @property
     def function_concurrency(self) -> float:
@@ -135,14 +129,18 @@ class Entities:
         """Execute one call on an entity; it is answered through `Callers`."""
         self.commands += 1
         key = EntityKey(method.persistence_id, entity_id)
-        entity = self._entities.get(key)
+        entity = self._by_key.get(key)
         if entity is None:
             if self.closed:
                 self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.closed}")
                 return
+            if self._residents.full:
+                text = f"{method.service}: too many entities wait for a stream to the function, no more are taken"
+                self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
+                return
             entity = self._create(key, method, shard, token)
         elif entity.leaving:
-            self._refuse(call, "draining")
+            self._answers.refuse(call, "draining")
             return
         elif len(entity.mailbox) >= self._limits.mailbox:
             text = f"{method.service}: {self._limits.mailbox} commands wait for this entity, no more are taken"
@@ -161,30 +159,14 @@ class Entities:
         kind = self._kinds[method.entity_type]
         entity = Entity(key, shard, token, method.service, kind, id_field(key.entity_id), used=time.monotonic())
         entity.idle_limit = method.passivation or self._limits.idle
-        self._entities[key] = entity
-        self._by_shard[shard].add(key)
-        if self._limits.streams and len(self._entities) - len(self._queued) > self._limits.streams:
-            entity.state = State.QUEUED
-            self._queued.append(entity)
-        else:
+        if self._residents.add(entity):
             self._activate(entity)
         return entity
 
     def _make_room(self) -> None:
-        """Let the entity that has been idle longest leave, if others wait for its place."""
-        if self._queued:
-            idle = [e for e in self._entities.values() if e.state is State.IDLE and not e.mailbox]
-            if idle:
-                self._leave(min(idle, key=lambda e: e.used))
-
-    def _next_queued(self) -> None:
-        """A place is free."""
-        while self._queued and len(self._entities) - len(self._queued) < self._limits.streams:
-            entity = self._queued.popleft()
-            if entity.mailbox:
-                self._activate(entity)
-            else:  # its callers have gone
-                self._forget(entity)
+        """Let an idle entity leave, if others wait for its place."""
+        if (idle := self._residents.make_room()) is not None:
+            self._leave(idle)
 
     def _activate(self, entity: Entity) -> None:
         """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
@@ -194,7 +176,7 @@ class Entities:
         self._ask(operation, lambda outcome: self._activated(entity, outcome))
 
     def _activated(self, entity: Entity, outcome: Outcome) -> None:
-        if self._entities.get(entity.key) is not entity:
+        if entity not in self._residents:
             return
         if isinstance(outcome, Active):
             self._settle(entity, outcome.seq)
@@ -209,7 +191,7 @@ class Entities:
             self._lost(entity, outcome.epoch)
         else:
             if entity.current is not None:
-                self._finish(entity.current, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}; {IN_DOUBT}")
+                self._answers.finish(entity.current, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}; {IN_DOUBT}")
                 self._done(entity)
             self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
 
@@ -233,7 +215,7 @@ class Entities:
             return
         if answer is not None and seq >= answer.expected_seq + answer.steps:
             self._tell_appended(entity)
-            self._deliver(command, answer)
+            self._answers.deliver(command, answer)
         else:
             entity.mailbox.appendleft(command)
 
@@ -246,16 +228,16 @@ class Entities:
         self._by_call.pop(command.call, None)
         doubt = f"{entity.service}: the shard has moved; {IN_DOUBT}"
         if not command.command_id:
-            self._finish(command, Status.UNAVAILABLE, doubt)
+            self._answers.finish(command, Status.UNAVAILABLE, doubt)
             return
 
         def found(outcome: Outcome) -> None:
             if not isinstance(outcome, Found):
-                self._finish(command, Status.UNAVAILABLE, doubt)
+                self._answers.finish(command, Status.UNAVAILABLE, doubt)
             elif outcome.outcome is None:
-                self._refuse(command.call, "lost")
+                self._answers.refuse(command.call, "lost")
             else:
-                self._repeat(command, outcome.outcome)
+                self._answers.repeat(command, outcome.outcome)
 
         self._ask(Lookup(entity.shard, entity.key, command.command_id), found)
 
@@ -284,9 +266,9 @@ class Entities:
             return
         self._done(entity)
         if not isinstance(outcome, Found):
-            self._finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+            self._answers.finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
         elif outcome.outcome is not None:
-            self._repeat(command, outcome.outcome)
+            self._answers.repeat(command, outcome.outcome)
         else:
             entity.mailbox.appendleft(command)
         self._go_on(entity)
@@ -348,36 +330,21 @@ class Entities:
         command = entity.current
         assert command is not None
         action, changes = reply.client_action, entity.kind.changes(reply)
-        kind = action.WhichOneof("action")
-        if kind == "failure":
+        if action.HasField("failure"):
             self._done(entity)
-            self._finish(command, Status.UNKNOWN, action.failure.description)
+            self._answers.finish(command, Status.UNKNOWN, action.failure.description)
             self._after_failure(entity, reload=changes or action.failure.restart)
             return
-        answer = self._answer_of(entity, command, action, changes and entity.kind.steps(reply))
-        answer.effects = reply.side_effects
+        answer = self._answers.of(entity, command, reply, changes and entity.kind.steps(reply))
         if not changes:
             if ignored := entity.kind.ignored(reply):
                 self._report_error(f"{command.method.path}: {ignored}")
             self._done(entity)
-            self._deliver(command, answer)
+            self._answers.deliver(command, answer)
             self._next(entity)
             return
         entity.state, entity.answer = State.APPENDING, answer
-        outcome = answer.payload if answer.forward is None else FORWARDED + answer.forward.SerializeToString()
-        self._ask(entity.kind.change(entity, command, reply, outcome), lambda outcome: self._appended(entity, outcome))
-
-    def _answer_of(self, entity: Entity, command: Command, action: entity_pb2.ClientAction, steps: int) -> Answer:
-        kind = action.WhichOneof("action")
-        if kind == "forward":
-            return Answer(b"", [], entity.seq, steps, forward=action.forward)
-        told = action.reply
-        url = told.payload.type_url
-        if kind and url != command.method.output_url:
-            where = f"{command.method.service}.{command.method.name}"
-            self._report_error(f"Warning: {where}: Expected reply type_url to be [{command.method.output_url}] but was [{url}].")
-        headers = headers_of(told.metadata) if told.HasField("metadata") else []
-        return Answer(told.payload.value, headers, entity.seq, steps, kind is None)
+        self._ask(entity.kind.change(entity, command, reply, recorded(answer)), lambda outcome: self._appended(entity, outcome))
 
     def _appended(self, entity: Entity, outcome: Outcome) -> None:
         command, answer = entity.current, entity.answer
@@ -387,11 +354,11 @@ class Entities:
             entity.seq = outcome.seq
             self._tell_appended(entity)
             self._done(entity)
-            self._deliver(command, answer)
+            self._answers.deliver(command, answer)
             self._go_on(entity)
         elif isinstance(outcome, Duplicate):
             self._done(entity)
-            self._repeat(command, outcome.outcome)
+            self._answers.repeat(command, outcome.outcome)
             self._reload(entity)
         elif isinstance(outcome, Unknown):
             self._reload(entity)
@@ -415,10 +382,10 @@ class Entities:
         elif isinstance(outcome, Regressed):
             self.regressed += 1
             log.error("%s: the journal is at sequence %d, not %d: it lost acknowledged writes", entity.service, outcome.seq, entity.seq)
-            self._finish(command, Status.DATA_LOSS, f"{entity.service}: the journal has lost acknowledged events of this entity")
+            self._answers.finish(command, Status.DATA_LOSS, f"{entity.service}: the journal has lost acknowledged events of this entity")
             self._reload(entity)
         else:
-            self._finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+            self._answers.finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
             self._reload(entity)
 
     def _done(self, entity: Entity) -> None:
@@ -429,45 +396,6 @@ class Entities:
             self._reload(entity, at_once=True)
         else:
             self._next(entity)
-
-    # Answers to callers -------------------------------------------------------------------------------------------------
-
-    def _deliver(self, command: Command, answer: Answer) -> None:
-        self._by_call.pop(command.call, None)
-        if answer.effects or answer.forward is not None:
-            origin = Origin(command.call, command.method, command.chain, command.command_id)
-            self._follow_ups.run(origin, answer.effects, lambda: self._conclude(origin, answer))
-        elif answer.missing:
-            self._callers.unanswered(command.call, command.method.path)
-        else:
-            self._callers.reply(command.call, answer.payload, answer.headers)
-
-    def _conclude(self, origin: Origin, answer: Answer) -> None:
-        """After the side effects."""
-        if answer.forward is not None:
-            self._follow_ups.forward(origin, answer.forward)
-        elif answer.missing:
-            self._callers.unanswered(origin.call, origin.method.path)
-        else:
-            self._callers.reply(origin.call, answer.payload, answer.headers)
-
-    def _repeat(self, command: Command, recorded: bytes) -> None:
-        """The command was executed before: its caller gets what was answered then."""
-        self._by_call.pop(command.call, None)
-        if recorded.startswith(FORWARDED):
-            origin = Origin(command.call, command.method, command.chain, command.command_id)
-            self._follow_ups.forward(origin, entity_pb2.Forward.FromString(recorded[1:]))
-        else:
-            self._callers.reply(command.call, recorded)
-
-    def _finish(self, command: Command, status: Status, text: str) -> None:
-        self._by_call.pop(command.call, None)
-        self._callers.finish(command.call, status, text)
-
-    def _refuse(self, call: int, why: str) -> None:
-        """Not executed here: whoever routed the call may send it elsewhere."""
-        self._by_call.pop(call, None)
-        self._callers.finish(call, Status.UNAVAILABLE, "not executed: the shard is moving", [(api.REFUSED_HEADER, why.encode())])
 
     def _cancelled(self, call: int) -> bool:
         entity = self._by_call.pop(call, None)
@@ -499,7 +427,7 @@ class Entities:
             self._close_stream(entity, reset=True)
             return
         if entity.current is not None:
-            self._finish(entity.current, Status.UNKNOWN, told)
+            self._answers.finish(entity.current, Status.UNKNOWN, told)
         self._done(entity)
         self._fail_all(entity, Status.UNKNOWN, f"{noun[0].upper()}{noun[1:]} terminated")
 
@@ -511,7 +439,7 @@ class Entities:
         self._close_stream(entity, reset=True)
         self._forget(entity)
         for command in waiting:
-            self._finish(command, status, text)
+            self._answers.finish(command, status, text)
 
     def _reload(self, entity: Entity, at_once: bool = False) -> None:
         """Throw the function's copy away; rebuild it if commands wait (or at once), else with the next one."""
@@ -529,7 +457,7 @@ class Entities:
         entity.binding = secrets.token_bytes(8)
 
         def rebuilt(outcome: Outcome) -> None:
-            if isinstance(outcome, Active) and self._entities.get(entity.key) is entity and not entity.leaving:
+            if isinstance(outcome, Active) and entity in self._residents and not entity.leaving:
                 self._open(entity, outcome)
             else:
                 self._activated(entity, outcome)
@@ -546,20 +474,12 @@ class Entities:
             entity.stream = 0
 
     def _forget(self, entity: Entity) -> None:
-        if self._entities.get(entity.key) is not entity:
-            return
-        del self._entities[entity.key]
-        if entity.state is State.QUEUED and entity in self._queued:
-            self._queued.remove(entity)
-        keys = self._by_shard.get(entity.shard)
-        if keys is not None:
-            keys.discard(entity.key)
-            if not keys:
-                del self._by_shard[entity.shard]
-                if (done := self._drains.pop(entity.shard, None)) is not None:
-                    done()
-        if self._queued:
-            self._next_queued()
+        self._residents.remove(entity)
+        while (waiting := self._residents.next_queued()) is not None:
+            if waiting.mailbox:
+                self._activate(waiting)
+            else:  # its callers have gone
+                self._residents.remove(waiting)
 
     def _leave(self, entity: Entity) -> None:
         """Out of memory, in good order."""
@@ -569,9 +489,9 @@ class Entities:
 
     def passivate(self, now: float) -> None:
         """Let idle entities leave memory, and wait no longer for answers that are overdue."""
-        for entity in [e for e in self._entities.values() if e.state is State.BUSY and now - e.used >= self._limits.answer]:
+        for entity in [e for e in self._by_key.values() if e.state is State.BUSY and now - e.used >= self._limits.answer]:
             self._overdue(entity)
-        idle = [e for e in self._entities.values() if e.state is State.IDLE and now - e.used >= e.idle_limit]
+        idle = [e for e in self._by_key.values() if e.state is State.IDLE and now - e.used >= e.idle_limit]
         for entity in idle:
             if not entity.mailbox:
                 self._leave(entity)
@@ -583,19 +503,15 @@ class Entities:
         text = f"{command.method.path}: the function has not answered within {self._limits.answer:g} s"
         log.warning("%s", text)
         self._done(entity)
-        self._finish(command, Status.DEADLINE_EXCEEDED, text)
+        self._answers.finish(command, Status.DEADLINE_EXCEEDED, text)
         self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: the function does not answer")
 
     # Shards -------------------------------------------------------------------------------------------------------------
 
     def drain_shard(self, shard: int, done: Callable[[], None]) -> None:
         """Finish what is in flight in a shard and forget its entities; then `done`. Waiting commands are refused."""
-        keys = self._by_shard.get(shard)
-        if not keys:
-            done()
-            return
-        self._drains[shard] = done
-        for entity in [self._entities[key] for key in keys]:
+        self._residents.when_empty(shard, done)
+        for entity in self._residents.in_shard(shard):
             entity.leaving = True
             self._refuse_waiting(entity)
             if entity.state in (State.IDLE, State.QUEUED):
@@ -603,27 +519,27 @@ class Entities:
 
     def drop_shard(self, shard: int) -> None:
         """The shard is lost: nothing of it may be served from memory any more."""
-        for entity in [self._entities[key] for key in self._by_shard.get(shard, set())]:
+        for entity in self._residents.in_shard(shard):
             entity.leaving = True
             self._refuse_waiting(entity)
             if entity.answer is not None:
                 continue  # an append is on its way, or its outcome is being settled: the journal tells what the caller gets
             if entity.current is not None:
-                self._refuse(entity.current.call, "lost")
+                self._answers.refuse(entity.current.call, "lost")
             self._done(entity)
             self._close_stream(entity, reset=True)
             self._forget(entity)
 
     def _refuse_waiting(self, entity: Entity) -> None:
         while entity.mailbox:
-            self._refuse(entity.mailbox.popleft().call, "moving")
+            self._answers.refuse(entity.mailbox.popleft().call, "moving")
 
     def _lost(self, entity: Entity, epoch: int) -> None:
         self.fenced += 1
         entity.leaving = True
         self._refuse_waiting(entity)
         if entity.current is not None:
-            self._refuse(entity.current.call, "lost")
+            self._answers.refuse(entity.current.call, "lost")
         self._done(entity)
         self._close_stream(entity, reset=True)
         self._forget(entity)
@@ -632,7 +548,7 @@ class Entities:
     def load(self, now: float) -> dict[int, float]:
         """Load of each shard, see `ShardLoad.take`."""
         busy = [entity for entity in set(self._by_call.values()) if entity.state is State.BUSY]
-        return self._load.take(now, busy, {shard: len(keys) for shard, keys in self._by_shard.items()})
+        return self._load.take(now, busy, self._residents.counts())
 
 
 def _why(outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ old and new functions give the same option name different numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -62,10 +62,17 @@ class MethodInfo:
     owned: bool = True
     """It works on an entity that lives at one proxy at a time."""
 
-    @property
-    def output_url(self) -> str:
-        """Type URL of the answers that callers expect."""
-        return f"type.googleapis.com/{self.output_type}"
+    output_url: str = field(init=False)
+    """Type URL of the answers that callers expect."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output_url", f"type.googleapis.com/{self.output_type}")
+
+    def mistyped(self, url: str) -> str:
+        """What to tell a function whose answer has this type URL; '' when callers expect it."""
+        if url == self.output_url:
+            return ""
+        return f"Warning: {self.service}.{self.name}: Expected reply type_url to be [{self.output_url}] but was [{url}]."
 
 
 @dataclass(frozen=True, slots=True)

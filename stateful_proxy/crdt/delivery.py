@@ -134,10 +134,9 @@ class Delivery:
         self._done()
 
     def _reply(self, reply: entity_pb2.Reply, last: bool) -> None:
-        method, url = self.origin.method, reply.payload.type_url
-        if url != method.output_url:
-            where = f"{method.service}.{method.name}"
-            self._report_error(f"Warning: {where}: Expected reply type_url to be [{method.output_url}] but was [{url}].")
+        method = self.origin.method
+        if mistake := method.mistyped(reply.payload.type_url):
+            self._report_error(mistake)
         if not method.server_streaming:
             self._end()
             self._callers.reply(self.origin.call, reply.payload.value, headers_of(reply.metadata))

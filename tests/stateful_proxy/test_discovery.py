@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2
 
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
-from stateful_proxy.discovery import DISCOVER, REPORT_ERROR, Discovery
+from stateful_proxy.discovery import DISCOVER, REPORT_ERROR, REPORTS_A_SECOND, REPORTS_AT_ONCE, Discovery
 from stateful_proxy.service import EVENT_SOURCED, ServiceModel
 
 ABSENT = (14, "connection refused", [], True)
@@ -199,3 +199,19 @@ def test_an_answer_of_a_call_that_failed_does_not_count(talk: Talk) -> None:
 def test_events_of_others_are_left_alone(talk: Talk) -> None:
     assert not talk.event(api.STREAM_MESSAGE, 7, b"x")
     assert not talk.event(api.CALL, 1)
+
+
+def test_a_function_that_makes_the_same_mistake_with_every_answer_is_not_told_of_each(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_000.0]
+    monkeypatch.setattr("stateful_proxy.discovery.time.monotonic", lambda: clock[0])
+
+    def told() -> int:
+        return talk.paths().count(REPORT_ERROR)
+
+    for _ in range(3 * REPORTS_AT_ONCE):
+        talk.discovery.report_error("again")
+    assert told() == REPORTS_AT_ONCE
+    clock[0] += 2
+    for _ in range(3 * REPORTS_AT_ONCE):
+        talk.discovery.report_error("again")
+    assert told() == REPORTS_AT_ONCE + 2 * REPORTS_A_SECOND

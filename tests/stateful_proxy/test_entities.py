@@ -585,3 +585,17 @@ def test_a_function_that_does_not_answer_loses_that_stream(bench: Any) -> None:
     assert "has not answered within 60 s" in bench.transport.answers[call].text
     assert bench.transport.answers[waiting].status == Status.UNAVAILABLE
     assert bench.transport.streams[1].reset
+
+
+def test_no_more_than_so_many_entities_wait_for_a_stream(make_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stateful_proxy.residents.MOST_QUEUED", 2)
+    bench = make_bench(streams=1)
+    calls = [bench.call(entity=name) for name in "abcd"]
+    assert bench.transport.answers[calls[3]].status == Status.RESOURCE_EXHAUSTED
+    again = bench.call(entity="b")
+    bench.reply(1, 1)
+    bench.reply(2, 1)
+    bench.reply(2, 2)
+    assert [bench.transport.answers[call].status for call in (calls[0], calls[1], again)] == [Status.OK] * 3
+    bench.reply(3, 1)
+    assert bench.transport.answers[calls[2]].status == Status.OK
