@@ -20,14 +20,13 @@ from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Header, Status, Transport
 from stateful_proxy.callers import Callers
-from stateful_proxy.follow_ups import FollowUps, Origin
+from stateful_proxy.follow_ups import FollowUps, Origin, Relay
+from stateful_proxy.in_flight import InFlight
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import headers_of
 from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 
 _SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}
-
-
 MOST_WAITING = 1 << 20
 """Bytes that may wait for one side of a call before the other side is paused."""
 MOST_RESPONSES = 100
@@ -47,7 +46,6 @@ class _Running:
     call: int
     origin: Origin
     stream: int
-    began: float
     responses: deque[action_pb2.ActionResponse] = field(default_factory=deque)
     busy: bool = False
     """A response is being carried out."""
@@ -56,6 +54,8 @@ class _Running:
     """Status and text with which the function ended the call."""
     paused: bool = False
     """The function is told to wait with further responses."""
+    relay: Relay | None = None
+    """The forward that answers within the call now."""
 
 
 class Actions:
@@ -66,7 +66,7 @@ class Actions:
         self._follow_ups, self._report_error = follow_ups, report_error
         self._by_call: dict[int, _Running] = {}
         self._by_stream: dict[int, _Running] = {}
-        self._seconds, self._since = 0.0, time.monotonic()
+        self._in_flight = InFlight(time.monotonic())
         self.calls = 0
 
     # Requests -----------------------------------------------------------------------------------------------------------
@@ -77,7 +77,8 @@ class Actions:
         method = invocation.method
         stream = self._transport.open(self._function, path_of(method))
         origin = Origin(call, method, invocation.chain, invocation.command_id)
-        running = _Running(call, origin, stream, time.monotonic())
+        running = _Running(call, origin, stream)
+        self._in_flight.add(1, time.monotonic())
         self._by_call[call] = self._by_stream[stream] = running
         command = action_pb2.ActionCommand(service_name=method.service, name=method.name)
         if invocation.metadata is not None and invocation.metadata.entries:
@@ -181,8 +182,12 @@ class Actions:
             self._fail(running, Status.UNKNOWN, response.failure.description, reset=method.client_streaming or method.server_streaming)
             return
         if kind == "forward" and not single:
-            relay = _Relay(self, running)
-            self._follow_ups.forward(running.origin, response.forward, self._callers.attach(relay))
+            running.relay = self._follow_ups.relay(
+                running.origin,
+                response.forward,
+                lambda payload, headers: self._message(running, payload, headers),
+                lambda status, text: self._relayed(running, status, text),
+            )
             return
         if kind == "forward":
             self._forget(running)
@@ -193,7 +198,7 @@ class Actions:
         elif single:
             self._forget(running)
             self._callers.unanswered(running.call, running.origin.method.path)
-        self.next(running)
+        self._next(running)
 
     def _reply(self, running: _Running, reply: entity_pb2.Reply, single: bool) -> None:
         if mistake := running.origin.method.mistyped(reply.payload.type_url):
@@ -203,22 +208,24 @@ class Actions:
             self._forget(running)
             self._callers.reply(running.call, reply.payload.value, headers)
         else:
-            self.message(running, reply.payload.value, headers)
+            self._message(running, reply.payload.value, headers)
 
-    def message(self, running: _Running, payload: bytes, headers: Sequence[Header]) -> None:
+    def _message(self, running: _Running, payload: bytes, headers: Sequence[Header]) -> None:
         """One answer of a streamed call."""
         self._callers.message(running.call, payload, () if running.answered else headers)
         running.answered = True
 
-    def next(self, running: _Running) -> None:
+    def _next(self, running: _Running) -> None:
         """A response has been carried out."""
         running.busy = False
         self._advance(running)
         self._pace(running)
 
-    def fail(self, running: _Running, status: int, text: str) -> None:
-        """A forward within a streamed call has failed."""
-        if self._by_call.get(running.call) is running:
+    def _relayed(self, running: _Running, status: int, text: str) -> None:
+        """A forward within a streamed call has ended; its failure is the call's."""
+        if status == Status.OK:
+            self._next(running)
+        elif self._by_call.get(running.call) is running:
             self._fail(running, status, text)
 
     def _ended(self, running: _Running, status: int, text: str) -> None:
@@ -234,7 +241,9 @@ class Actions:
 
     def _forget(self, running: _Running, reset: bool = False) -> None:
         self._by_call.pop(running.call, None)
-        self._seconds += time.monotonic() - max(running.began, self._since)
+        self._in_flight.add(-1, time.monotonic())
+        if running.relay is not None:
+            running.relay.withdraw()
         if running.stream:
             self._by_stream.pop(running.stream, None)
             if reset:
@@ -243,25 +252,4 @@ class Actions:
 
     def concurrency(self, now: float) -> float:
         """Calls at the function, on average since this was asked last."""
-        elapsed = max(1e-3, now - self._since)
-        seconds = self._seconds + sum(now - max(running.began, self._since) for running in self._by_call.values())
-        self._seconds, self._since = 0.0, now
-        return seconds / elapsed
-
-
-class _Relay:
-    """Passes the answers of a forward's target on, within a streamed call."""
-
-    def __init__(self, actions: Actions, running: _Running) -> None:
-        self._actions, self._running = actions, running
-
-    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
-        """One answer of the target."""
-        self._actions.message(self._running, payload, headers)
-
-    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
-        """The target is done; its failure is the call's."""
-        if status == Status.OK:
-            self._actions.next(self._running)
-        else:
-            self._actions.fail(self._running, status, text)
+        return self._in_flight.average(now)

@@ -116,6 +116,8 @@ class Commands:
 
     def cancelled(self, call: int) -> bool:
         """A caller is gone; False when nothing here waits for it."""
+        if self._entities.cancelled(call) or self._forsaken(call):
+            return True
         return self._again.pop(call, None) is not None or self._ownership.withdraw(call) or self._absence.withdraw(call)
 
     # To the owner -------------------------------------------------------------------------------------------------------
@@ -142,6 +144,14 @@ class Commands:
         self._remote[stream] = _Remote(call, command)
         self._transport.send(stream, command.data)
         self._transport.half_close(stream)
+
+    def _forsaken(self, call: int) -> bool:
+        """Nobody waits for a command that another proxy executes."""
+        stream = next((stream for stream, remote in self._remote.items() if remote.call == call), 0)
+        if stream:
+            del self._remote[stream]
+            self._transport.reset(stream)
+        return bool(stream)
 
     def on_event(self, event: Event) -> bool:
         """Handle an event of a stream to an owner; False when it belongs to another."""

@@ -83,7 +83,7 @@ class Dispatch:
             else:
                 self._actions.end(call)
         elif kind == api.CALL_CANCELLED:
-            return self._cancelled(call)
+            return self.cancel(call)
         elif kind == api.DRAINED:
             return self._actions.drained(call)
         elif kind == api.FORWARDED:
@@ -96,8 +96,9 @@ class Dispatch:
             return False
         return True
 
-    def _cancelled(self, call: int) -> bool:
+    def cancel(self, call: int) -> bool:
         """A caller is gone; False when nothing here waits for it."""
+        self._callers.detach(call)
         self._reflecting.discard(call)
         self._unasked.discard(call)
         rooms = (self._commands, self._actions, self._crdts)

@@ -291,7 +291,7 @@ class Entities:
     # The function's answers ---------------------------------------------------------------------------------------------
 
     def on_event(self, event: Event) -> bool:
-        """Handle a stream event or a caller's leaving; False when it concerns no entity."""
+        """Handle an event of a stream; False when it concerns no entity."""
         kind, number, data, detail = event
         if kind == api.STREAM_MESSAGE:
             entity = self._by_stream.get(number)
@@ -303,8 +303,6 @@ class Entities:
             if entity is not None and entity.stream == number:
                 self._stream_closed(entity, detail)
             return entity is not None
-        if kind == api.CALL_CANCELLED:
-            return self._cancelled(number)
         return False
 
     def _answered(self, entity: Entity, data: bytes) -> None:
@@ -397,7 +395,8 @@ class Entities:
         else:
             self._next(entity)
 
-    def _cancelled(self, call: int) -> bool:
+    def cancelled(self, call: int) -> bool:
+        """A caller is gone; False when none of these waits for it. What is at the function already is finished."""
         entity = self._by_call.pop(call, None)
         if entity is None:
             return False

@@ -33,7 +33,7 @@ class Origin:
 
 
 class FollowUps:
-    """Carries out what replies ask for. `invoke` is set before the first of them."""
+    """Carries out what replies ask for. `invoke` and `cancel` are set before the first of them."""
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class FollowUps:
         self._transport, self._callers, self._methods = transport, callers, methods
         self._report_error, self._flush = report_error, flush
         self.invoke: Invoke = _nowhere
+        self.cancel: Callable[[int], object] = lambda call: None
+        """Tells whoever executes a call that nobody waits for it any more."""
         self.effects = self.forwards = 0
 
     def run(self, origin: Origin, effects: Sequence[entity_pb2.SideEffect], then: Callable[[], None]) -> None:
@@ -78,9 +80,17 @@ class FollowUps:
         waiting.over()
         self._flush()
 
-    def forward(self, origin: Origin, forward: entity_pb2.Forward, call: int = 0) -> None:
-        """Let another method answer the call (or `call` instead of the origin's own)."""
-        call = call or origin.call
+    def relay(self, origin: Origin, forward: entity_pb2.Forward, message: OnMessage, end: OnEnd) -> Relay:
+        """Let another method answer within a streamed call: its answers come to `message`, its end to `end`."""
+        relay = Relay(self._callers, message, end, lambda call: self.cancel(call))
+        self._forward(origin, forward, relay.call)
+        return relay
+
+    def forward(self, origin: Origin, forward: entity_pb2.Forward) -> None:
+        """Let another method answer the call."""
+        self._forward(origin, forward, origin.call)
+
+    def _forward(self, origin: Origin, forward: entity_pb2.Forward, call: int) -> None:
         target = self._target(origin, forward.service_name, forward.command_name, "forward")
         if target is None:
             text = f"{origin.method.path}: was forwarded to {forward.service_name}.{forward.command_name}, which cannot take it"
@@ -109,6 +119,34 @@ def _longer(origin: Origin) -> tuple[str, ...]:
 
 def _nowhere(call: int, invocation: Invocation) -> None:
     raise AssertionError("follow-ups before there is anybody to carry them out")
+
+
+OnMessage = Callable[[bytes, Sequence[Header]], None]
+OnEnd = Callable[[int, str], None]
+
+
+class Relay:
+    """The answers of a forward's target, on their way into a streamed call."""
+
+    def __init__(self, callers: Callers, message: OnMessage, end: OnEnd, cancel: Callable[[int], object]) -> None:
+        self._callers, self._message, self._end, self._cancel = callers, message, end, cancel
+        self.call = callers.attach(self)
+
+    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
+        """One answer of the target."""
+        self._message(payload, headers)
+
+    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
+        """The target is done."""
+        self.call = 0
+        self._end(status, text)
+
+    def withdraw(self) -> None:
+        """The streamed call is over: the target's answers are wanted no more. Does nothing when it is done."""
+        call, self.call = self.call, 0
+        if call:
+            self._callers.detach(call)
+            self._cancel(call)
 
 
 class _Ignored:

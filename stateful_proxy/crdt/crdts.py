@@ -103,7 +103,7 @@ class Crdts:
         return entity
 
     def on_event(self, event: Event) -> bool:
-        """Handle a stream event or a caller's leaving; False when it concerns no replicated entity."""
+        """Handle an event of a stream; False when it concerns no replicated entity."""
         kind, number, data, detail = event
         if kind == api.STREAM_MESSAGE:
             entity = self._by_stream.get(number)
@@ -116,8 +116,6 @@ class Crdts:
             if entity is not None and entity.session is not None:
                 entity.session.on_closed(detail)
                 return True
-        elif kind == api.CALL_CANCELLED:
-            return self.cancelled(number)
         return self._around.replication.on_event(event)
 
     def cancelled(self, call: int) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header, Status
 from stateful_proxy.callers import Callers
-from stateful_proxy.follow_ups import FollowUps, Origin
+from stateful_proxy.follow_ups import FollowUps, Origin, Relay
 from stateful_proxy.metadata import headers_of
 
 Problem = tuple[Status, str]
@@ -70,6 +70,7 @@ class Delivery:
         self._steps: deque[_Step] = deque()
         self._busy = False
         self._headed = False
+        self._relay: Relay | None = None
         self.ended = False
         """The caller gets nothing more."""
 
@@ -90,6 +91,9 @@ class Delivery:
     def leave(self) -> None:
         """The caller has gone."""
         self.ended = True
+        if self._relay is not None and self._relay.call:
+            self._relay.withdraw()
+            self._done()
 
     def _advance(self) -> None:
         while self._steps and not self._busy:
@@ -121,7 +125,7 @@ class Delivery:
             self._end()
             self._follow_ups.forward(self.origin, step.action.forward)
         elif kind == "forward":
-            self._follow_ups.forward(self.origin, step.action.forward, self._callers.attach(_Relay(self)))
+            self._relay = self._follow_ups.relay(self.origin, step.action.forward, self._message, self._relayed)
             return
         elif kind == "reply":
             self._reply(step.action.reply, step.last)
@@ -141,18 +145,18 @@ class Delivery:
             self._end()
             self._callers.reply(self.origin.call, reply.payload.value, headers_of(reply.metadata))
             return
-        self.message(reply.payload.value, headers_of(reply.metadata))
+        self._message(reply.payload.value, headers_of(reply.metadata))
         if last:
             self._end()
             self._callers.finish(self.origin.call, Status.OK)
 
-    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
+    def _message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """One message of a streamed call."""
         if not self.ended:
             self._callers.message(self.origin.call, payload, () if self._headed else headers)
             self._headed = True
 
-    def relayed(self, status: int, text: str) -> None:
+    def _relayed(self, status: int, text: str) -> None:
         """A forward within a streamed call has ended; its failure is the call's."""
         if status != Status.OK:
             self._fail((Status(status), text))
@@ -174,18 +178,3 @@ class Delivery:
     def _done(self) -> None:
         self._busy = False
         self._advance()
-
-
-class _Relay:
-    """Passes the answers of a forward's target on, within a streamed call."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-
-    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
-        """One answer of the target."""
-        self._delivery.message(payload, headers)
-
-    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
-        """The target is done."""
-        self._delivery.relayed(status, text)

@@ -12,26 +12,8 @@ from stateful_proxy.crdt.delivery import Delivery
 from stateful_proxy.crdt.dialects import Dialect
 from stateful_proxy.crdt.replication import Replication
 from stateful_proxy.follow_ups import FollowUps
+from stateful_proxy.in_flight import InFlight
 from stateful_proxy.service import MethodInfo
-
-
-class InFlight:
-    """How many commands are at the function, averaged over time. Times are monotonic seconds."""
-
-    def __init__(self, now: float) -> None:
-        self._count, self._seconds, self._at, self._since = 0, 0.0, now, now
-
-    def add(self, commands: int, now: float) -> None:
-        """So many more from now on; a negative number when they are back."""
-        self._seconds += self._count * (now - self._at)
-        self._count, self._at = self._count + commands, now
-
-    def average(self, now: float) -> float:
-        """Since this was asked last."""
-        self.add(0, now)
-        average = self._seconds / max(1e-3, now - self._since)
-        self._seconds, self._since = 0.0, now
-        return average
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,14 +66,21 @@ class EventLogs:
         self._by_log: dict[tuple[int, str], list[_Reader]] = defaultdict(list)
         self.handled = self.failed = 0
 
+    @property
+    def wanted(self) -> bool:
+        """Some method subscribes to events."""
+        return bool(self._subscriptions)
+
     # What happens to shards ---------------------------------------------------------------------------------------------
 
     def owned(self, tokens: Mapping[int, Token]) -> None:
         """These are our shards now."""
+        if not self._subscriptions:
+            return
         for shard in [shard for shard, readers in self._readers.items() if tokens.get(shard) != readers[0].token]:
             self._forget(shard)
         for shard, token in tokens.items():
-            if shard not in self._readers and self._subscriptions:
+            if shard not in self._readers:
                 self._begin(shard, token)
 
     def appended(self, shard: int, persistence_id: str) -> None:

@@ -35,6 +35,8 @@ class Stage:
         self.invoked: list[tuple[int, Invocation]] = []
         self.flushes = 0
         self.follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
+        self.cancelled: list[int] = []
+        self.follow_ups.cancel = self.cancelled.append
         self.actions = Actions(transport, 1, self.callers, self.follow_ups, self.reported.append)
         self.messages: list[tuple[int, bytes]] = []
         transport.send_message = lambda call, message, headers=(): self.messages.append((call, message))
@@ -234,6 +236,25 @@ def test_a_forward_that_fails_within_a_stream_fails_the_stream(stage: Stage) -> 
     stage.callers.finish(stage.invoked[0][0], Status.NOT_FOUND, "gone")
     assert stage.transport.answers[1].status == Status.NOT_FOUND
     assert stage.transport.streams[1].reset
+
+
+@pytest.mark.parametrize("end", ["the caller leaves", "the function fails", "the target ends"])
+def test_a_forward_within_a_stream_ends_with_the_stream(stage: Stage, end: str) -> None:
+    stage.begin(OUT)
+    stage.say(forward="Both")
+    [(relay, _)] = stage.invoked
+    if end == "the caller leaves":
+        assert stage.actions.cancelled(1)
+    elif end == "the function fails":
+        stage.close(Status.ABORTED, "enough")
+        assert 1 not in stage.transport.answers, "what the function said before comes first"
+        stage.callers.finish(relay, Status.NOT_FOUND, "gone")
+    else:
+        stage.callers.finish(relay, Status.OK)
+        stage.close()
+    assert stage.cancelled == ([relay] if end == "the caller leaves" else [])
+    stage.callers.reply(relay, b"late")
+    assert stage.messages == []
 
 
 def test_a_caller_who_leaves_takes_the_functions_call_along(stage: Stage) -> None:

@@ -43,6 +43,8 @@ class Surroundings:
         self.connected: list[str] = []
         self.disconnected: list[int] = []
         self.sent: list[tuple[str, bytes]] = []
+        self.headed: list[list[api.Header]] = []
+        self.resets: list[int] = []
         self.admission: Any = TOKEN
         self.waiting: dict[int, Callable[[], None]] = {}
         self.full = False
@@ -90,9 +92,13 @@ class Surroundings:
     def disconnect(self, upstream: int) -> None:
         self.disconnected.append(upstream)
 
-    def open(self, upstream: int, path: str, timeout: float | None = None) -> int:
+    def open(self, upstream: int, path: str, headers: Sequence[api.Header] = (), timeout: float | None = None) -> int:
         self.sent.append((path, b""))
+        self.headed.append(list(headers))
         return len(self.sent)
+
+    def reset(self, stream: int) -> None:
+        self.resets.append(stream)
 
     def send(self, stream: int, message: bytes) -> None:
         self.sent[stream - 1] = (self.sent[stream - 1][0], message)
@@ -153,7 +159,8 @@ class Bench:
         callers = Callers(around)
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
-        commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
+        commands = self.commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
+        self.callers = callers
         self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()))
         self.calls = 0
 
@@ -369,3 +376,87 @@ def test_reflection_without_a_question_ends_without_an_answer(bench: Bench) -> N
 def test_events_that_are_not_calls_are_left_alone(bench: Bench) -> None:
     assert not bench.dispatch.on_event((api.STREAM_MESSAGE, 1, b"", None))
     assert not bench.dispatch.on_event((api.CALL_CANCELLED, 99, b"", "reset"))
+
+
+# Commands of our own: forwards, side effects and events for another proxy's entities ----------------------------------------
+
+
+class Told:
+    """Who waits for a command of our own."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def message(self, payload: bytes, headers: Any) -> None:
+        self.heard.append(payload)
+
+    def finish(self, status: int, text: str, trailers: Any) -> None:
+        self.heard.append((int(status), text))
+
+
+def ask(bench: Bench, told: Told) -> int:
+    """A forward asks for the entity 'k', which came by two other methods."""
+    call = bench.callers.attach(told)
+    bench.dispatch.invoke(call, Invocation(METHOD, b"k", None, "c1/f", ("/a.A/X", "/b.B/Y")))
+    return call
+
+
+def ended(bench: Bench, stream: int, status: int = 0, text: str = "", trailers: Any = (), refused: bool = False) -> None:
+    assert bench.commands.on_event((api.STREAM_CLOSED, stream, b"", (status, text, list(trailers), refused)))
+
+
+def test_it_is_asked_of_the_owner_with_its_id_and_its_way(bench: Bench) -> None:
+    bench.around.admission, told = Elsewhere("b"), Told()
+    ask(bench, told)
+    assert bench.around.sent == [(PATH, b"k")]
+    assert bench.around.headed == [
+        [("cloudstate-hop", b"1"), ("cloudstate-chain", b"/a.A/X,/b.B/Y"), ("cloudstate-command-id", b"c1/f")],
+    ]
+    assert bench.commands.on_event((api.STREAM_MESSAGE, 1, b"sum", None))
+    ended(bench, 1)
+    assert told.heard == [b"sum", (Status.OK, "")]
+
+
+def test_the_owner_knows_the_way_of_a_command_that_another_proxy_asks(bench: Bench) -> None:
+    call = bench.call(b"k", picked=(b"c1/f", b"1", b"", b"/a.A/X,/b.B/Y"))
+    assert bench.around.commands[0][0] == call
+    assert bench.around.commands[0][8] == ("/a.A/X", "/b.B/Y")
+
+
+def test_the_owners_error_is_the_commands(bench: Bench) -> None:
+    bench.around.admission, told = Elsewhere("b"), Told()
+    ask(bench, told)
+    ended(bench, 1, Status.UNKNOWN, "no such item")
+    assert told.heard == [(Status.UNKNOWN, "no such item")]
+
+
+@pytest.mark.parametrize(
+    "refusal", [{"trailers": [(api.REFUSED_HEADER, b"not-owner")], "status": Status.UNAVAILABLE}, {"refused": True, "status": 14}]
+)
+def test_a_refusal_is_tried_again_and_finds_the_shard_here(bench: Bench, refusal: dict[str, Any]) -> None:
+    bench.around.admission, told = Elsewhere("b"), Told()
+    call = ask(bench, told)
+    ended(bench, 1, **refusal)
+    bench.around.admission = TOKEN
+    bench.around.fire()
+    assert [command[0] for command in bench.around.commands] == [call]
+    assert told.heard == []
+
+
+def test_one_whose_shard_is_nobodys_waits_and_gives_up_at_last(bench: Bench) -> None:
+    bench.around.admission, told = Unowned(), Told()
+    ask(bench, told)
+    for _ in range(MAX_PASSES):
+        assert told.heard == []
+        bench.around.fire()
+    [(status, text)] = told.heard
+    assert (status, text) == (Status.UNAVAILABLE, "not executed: no-owner;generation=9")
+
+
+def test_one_that_nobody_waits_for_any_more_is_taken_back(bench: Bench) -> None:
+    bench.around.admission, told = Elsewhere("b"), Told()
+    call = ask(bench, told)
+    assert bench.dispatch.cancel(call)
+    assert bench.around.resets == [1]
+    assert not bench.commands.on_event((api.STREAM_CLOSED, 1, b"", (1, "", [], False)))
+    assert told.heard == []

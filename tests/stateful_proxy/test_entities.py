@@ -222,7 +222,7 @@ def test_a_queued_command_of_a_gone_caller_is_dropped_the_one_in_flight_goes_on(
     first, second, third = bench.call(b"1"), bench.call(b"2"), bench.call(b"3")
     for call in (first, second):
         bench.transport.gone.add(call)
-        assert bench.event(api.CALL_CANCELLED, call)
+        assert bench.entities.cancelled(call)
     bench.reply(1, 1, events=[b"e1"])
     bench.reply(1, 2)
     assert [m.command.payload.value for m in bench.sent(1)[1:]] == [b"1", b"3"]
@@ -553,7 +553,7 @@ def test_one_whose_caller_left_takes_no_place(make_bench: Any) -> None:
     bench = make_bench(streams=1)
     bench.call(entity="a")
     gone, waiting = bench.call(entity="b"), bench.call(entity="c")
-    bench.event(api.CALL_CANCELLED, gone, b"", "reset")
+    bench.entities.cancelled(gone)
     bench.reply(1, 1)
     assert bench.sent(2)[0].init.entity_id == "c"
     bench.reply(2, 1)

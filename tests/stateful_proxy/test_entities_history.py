@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from cloudstate_core.journal.api import Activate, Active, Append, Appended, EntityKey, Lookup, Refused, Unbound, Unknown, Value
 from cloudstate_core.pb.cloudstate import event_sourced_pb2
-from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 
 KEYS = ("a", "b")
@@ -201,7 +200,7 @@ def machine(make_bench: Any) -> type[RuleBasedStateMachine]:
             ):
                 call = data.draw(st.sampled_from(pending))
                 transport.gone.add(call)
-                self.bench.event(api.CALL_CANCELLED, call)
+                self.bench.entities.cancelled(call)
 
         # What must hold -----------------------------------------------------------------------------------------------------
 

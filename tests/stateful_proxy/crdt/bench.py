@@ -19,8 +19,9 @@ from stateful_proxy.crdt import wire
 from stateful_proxy.crdt.crdts import CrdtLimits, Crdts
 from stateful_proxy.crdt.dialects import Dialect, Present
 from stateful_proxy.crdt.replication import REPLICATE, Replication
-from stateful_proxy.crdt.surroundings import InFlight, Surroundings
+from stateful_proxy.crdt.surroundings import Surroundings
 from stateful_proxy.follow_ups import FollowUps
+from stateful_proxy.in_flight import InFlight
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.service import CRDT, MethodInfo
@@ -109,7 +110,8 @@ class CrdtBench:
     def hang_up(self, call: int) -> None:
         """The caller goes away."""
         self.transport.gone.add(call)
-        self.event(api.CALL_CANCELLED, call)
+        self.crdts.cancelled(call)
+        self.batch.flush()
 
     def told(self, call: int) -> tuple[int, str]:
         """Status and text with which a call ended."""

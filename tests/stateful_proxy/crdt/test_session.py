@@ -14,7 +14,7 @@ from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt.cancellations import CANCEL_LIMIT
-from stateful_proxy.crdt.surroundings import InFlight
+from stateful_proxy.in_flight import InFlight
 from stateful_proxy.invocation import Invocation
 from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, plus, text, vote
 
