@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import activator_scenario, autoscaler_tick, balance, proxy_process, redis_journal
+from bench import activator_scenario, autoscaler_tick, balance, crdt_agreement, proxy_process, redis_journal
 from bench.peers import MissingToolchain
 from bench.scenarios import go_peer, interleaved, our_proxy, user_function
 from cloudstate_core.transport import create
@@ -52,6 +52,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     rows += proxy_process.rows()
+    rows += crdt_agreement.rows("native" if native_installed() else "grpcio")
     rows += autoscaler_tick.rows()
     rows += balance.rows()
     path = write("bench", rows)

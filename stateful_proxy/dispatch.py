@@ -59,6 +59,8 @@ class Dispatch:
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
         """Calls that watch health and have not said what yet."""
+        self.abandoned = 0
+        """Calls whose callers left, or whose deadlines passed, before their answer."""
 
     def on_event(self, event: Event) -> bool:
         """Handle an event of a server call; False when it is none."""
@@ -83,6 +85,7 @@ class Dispatch:
             else:
                 self._actions.end(call)
         elif kind == api.CALL_CANCELLED:
+            self.abandoned += 1
             return self.cancel(call)
         elif kind == api.DRAINED:
             return self._actions.drained(call)

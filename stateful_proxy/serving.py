@@ -217,6 +217,7 @@ class Serving:
             "cloudstate_shard_losses_total": ownership.losses,
             "cloudstate_calls_forwarded_total": commands.forwarded,
             "cloudstate_calls_refused_total": commands.refused,
+            "cloudstate_calls_abandoned_total": self.dispatch.abandoned,
             "cloudstate_function_concurrency": entities.function_concurrency,
         }
 

@@ -167,9 +167,11 @@ async def test_what_does_not_end_in_time_is_killed(town: Any, monkeypatch: Any) 
     here = town(STUBBORN, "trap exit TERM; while :; do sleep 0.05; done")
     await here.pods.start()
     (name,) = here.names
-    await here.until(lambda: "here" in here.log(name) and trapped(here.processes(name)[1].pid), "both await their signal")
+    processes = here.processes(name)
+    await here.until(lambda: "here" in here.log(name) and trapped(processes[1].pid), "both await their signal")
     await here.pods.stop(name)
     await here.until(lambda: here.ended == [name], "its end is told")
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, 0], "the one that would not, and the one that ended when it was told to"
 
 
 async def test_close_ends_every_pod_even_stubborn_ones(town: Any, monkeypatch: Any) -> None:

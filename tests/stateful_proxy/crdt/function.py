@@ -154,14 +154,16 @@ class CrdtCluster:
 
 async def add(proxy: ProxyProcess, key: str, number: int) -> int:
     """Add to a counter; what it was at that proxy then."""
-    return number_in(await proxy.channel.unary_unary("/t.C/Add")(request(key, number), timeout=20, wait_for_ready=True))
+    method: Any = proxy.channel.unary_unary("/t.C/Add")
+    return number_in(await method(request(key, number), timeout=20, wait_for_ready=True))
 
 
 class Watcher:
     """One open Watch call: what it saw last, and when each value was seen first."""
 
     def __init__(self, proxy: ProxyProcess, key: str) -> None:
-        self.call = proxy.channel.unary_stream("/t.C/Watch")(request(key))
+        method: Any = proxy.channel.unary_stream("/t.C/Watch")
+        self.call = method(request(key))
         self.seen: dict[int, float] = {}
         self.last = 0
         self.task = asyncio.create_task(self._read())

@@ -13,13 +13,14 @@ import pytest_asyncio
 from google.protobuf import any_pb2
 
 from cloudstate_core.pb.cloudstate import crdt_pb2 as crdt
+from tests.stateful_proxy.processes import until
 from tests.tck import scripted
 from tests.tck.client import Client, Exchange, outcome
 from tests.tck.messages import Crdt as Cr
 from tests.tck.messages import reply
 from tests.tck.pb.cloudstate.tck.model import crdt_pb2 as pb
 from tests.tck.scripted import Call, ScriptedFunction
-from tests.tck.worlds import World, started
+from tests.tck.worlds import ABANDONED, World, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -140,12 +141,15 @@ async def test_a_caller_who_leaves_before_the_reply(function: ScriptedFunction, 
     await stream.expect_closed()
 
 
-async def test_a_caller_who_leaves_before_the_reply_of_a_call_that_does_not_stream(function: ScriptedFunction, client: Client, key: str) -> None:
+async def test_a_caller_who_leaves_before_the_reply_of_a_call_that_does_not_stream(
+    world: World, function: ScriptedFunction, client: Client, key: str
+) -> None:
+    abandoned = world.proxy.figure(ABANDONED)
     exchange = watch(client, key)
     stream = await opened(function, key)
     await watched(stream, key, 1)
     exchange.cancel()
-    await asyncio.sleep(0.05)
+    await until(lambda: world.proxy.figure(ABANDONED) == abandoned + 1, "the proxy knows")
     await stream.send(Cr.reply(1, reply(state(0))))
     await stream.expect_closed()
 

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from cloudstate_core.pb.cloudstate import entity_pb2
+from tests.stateful_proxy.processes import until
 from tests.tck import scripted
 from tests.tck.client import Client, Page, outcome
 from tests.tck.messages import EventSourced, ValueEntity, reply
@@ -134,11 +135,14 @@ each_fault = pytest.mark.parametrize(("fault", "text"), FAULTS, ids=[fault.__nam
 
 @each_kind
 @each_fault
-async def test_a_broken_entity(function: ScriptedFunction, client: Client, key: str, kind: Kind, fault: Fault, text: str) -> None:
+async def test_a_broken_entity(
+    world: World, function: ScriptedFunction, client: Client, key: str, kind: Kind, fault: Fault, text: str
+) -> None:
     first = kind.process(client, key)
     stream = await kind.opened(function, key)
+    taken = world.proxy.figure("cloudstate_commands_total")
     second = kind.process(client, key)
-    await asyncio.sleep(0.02)
+    await until(lambda: world.proxy.figure("cloudstate_commands_total") == taken + 1, "the second one waits behind the first")
     await fault(kind, stream)
     assert await outcome(first) == (UNKNOWN, f"Unexpected {kind.noun} {text}")
     assert await outcome(second) == (UNKNOWN, kind.terminated)

@@ -42,6 +42,7 @@ import pytest
 import pytest_asyncio
 
 from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2, event_sourced_pb2
+from tests.stateful_proxy.processes import until
 from tests.tck import scripted
 from tests.tck.client import Client, Page, outcome
 from tests.tck.messages import Action as Ac
@@ -54,7 +55,7 @@ from tests.tck.pb.cloudstate.tck.model import crdt_pb2 as crdts
 from tests.tck.pb.cloudstate.tck.model import eventsourced_pb2 as pb
 from tests.tck.pb.cloudstate.tck.model import valueentity_pb2 as values
 from tests.tck.scripted import STREAMED, UNARY, ScriptedFunction
-from tests.tck.worlds import World, started
+from tests.tck.worlds import ABANDONED, World, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -213,14 +214,15 @@ async def test_a_call_that_fails_leaves_its_connection_alone(
     await bystander.expect_end()
 
 
-async def test_a_deadline_is_kept(function: ScriptedFunction, client: Client, key: str) -> None:
+async def test_a_deadline_is_kept(world: World, function: ScriptedFunction, client: Client, key: str) -> None:
     """Also for a command that waits behind another one: the function never sees it."""
     first = process(client, key)
     stream = await opened(function, key)
     method: Any = client.channel.unary_unary(f"/{MODEL}/Process")
+    abandoned = world.proxy.figure(ABANDONED)
     found = await outcome(method(pb.Request(id=key, actions=[pb.RequestAction(fail=pb.Fail(message="late"))]).SerializeToString(), timeout=0.2))
     assert found[0] is Status.DEADLINE_EXCEEDED
-    await asyncio.sleep(0.1)
+    await until(lambda: world.proxy.figure(ABANDONED) == abandoned + 1, "the proxy knows")
     await stream.send(Es.reply(1, reply(pb.Response(message="x"))))
     assert (await first).message == "x"
     answer = process(client, key)
