@@ -7,13 +7,13 @@ request for an entity of another proxy is passed on whole, as it came.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Header, Status, Transport
-from stateful_proxy.callers import Callers
+from stateful_proxy.callers import Callers, Sink
 from stateful_proxy.service import MethodInfo, ServiceModel
 from stateful_proxy.transcoding import grpc_web
 from stateful_proxy.transcoding.requests import BadRequest, message_of
@@ -27,14 +27,19 @@ Execute = Callable[[int, MethodInfo, bytes, tuple[bytes, ...]], None]
 """Execute a command for an HTTP call; `picked` = its routing headers."""
 
 
-class Form(Protocol):
-    """How answers are written: JSON or gRPC-Web."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What came in."""
 
-    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
-        """One answer."""
-
-    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
-        """The end."""
+    call: int
+    verb: str
+    path: str
+    query: str
+    content_type: str
+    accept: str
+    body: bytes
+    picked: tuple[bytes, ...]
+    """Values of the headers by which commands are routed."""
 
 
 class HttpCalls:
@@ -48,11 +53,13 @@ class HttpCalls:
         """Take one request."""
         self.requests += 1
         headers = {name: value.decode("latin-1") for name, value in self._transport.headers(call)}
-        content_type = headers.get("content-type", "")
         path, _, query = target.partition("?")
-        if media := grpc_web.media_of(content_type):
-            self._grpc_web(call, body, path, grpc_web.answer_type(media, headers.get("accept", "")), media, picked)
-        elif not self._transcode(call, body, verb.upper(), path, query, content_type, headers.get("accept", ""), picked):
+        request = _Request(call, verb.upper(), path, query, headers.get("content-type", ""), headers.get("accept", ""), body, picked)
+        if media := grpc_web.media_of(request.content_type):
+            self._grpc_web(request, media)
+        elif (found := self._route(request)) is not None:
+            self._transcode(request, *found)
+        else:
             self._unrouted(call, headers.get(PROBE))
 
     def _unrouted(self, call: int, probe: str | None) -> None:
@@ -65,57 +72,44 @@ class HttpCalls:
 
     # HTTP/JSON ----------------------------------------------------------------------------------------------------------
 
-    def _transcode(
-        self, call: int, body: bytes, verb: str, path: str, query: str, content_type: str, accept: str, picked: tuple[bytes, ...]
-    ) -> bool:
-        """False when no route fits."""
+    def _route(self, request: _Request) -> tuple[Route, dict[str, str]] | None:
+        """The route that a request takes, with its path variables; None: there is none."""
         for route in self._model.routes:
-            if route.verb not in (verb, ANY_VERB) or (variables := route.template.match(path)) is None:
-                continue
-            self._take(call, route, variables, query, content_type, accept, body, picked)
-            return True
-        return False
+            if route.verb in (request.verb, ANY_VERB) and (variables := route.template.match(request.path)) is not None:
+                return route, variables
+        return None
 
-    def _take(
-        self,
-        call: int,
-        route: Route,
-        variables: dict[str, str],
-        query: str,
-        content_type: str,
-        accept: str,
-        body: bytes,
-        picked: tuple[bytes, ...],
-    ) -> None:
+    def _transcode(self, request: _Request, route: Route, variables: dict[str, str]) -> None:
         method = self._model.methods[route.path]
         try:
-            payload = message_of(route, variables, query, content_type, body)
+            payload = message_of(route, variables, request.query, request.content_type, request.body)
         except BadRequest as error:
-            self._transport.respond(call, 400, TEXT, str(error).encode())
+            self._transport.respond(request.call, 400, TEXT, str(error).encode())
             return
-        response = Response(route, accept)
-        form = _JsonStream(self._transport, call, response) if method.server_streaming else _Json(self._transport, call, response)
-        self._callers.attach(form, call)
-        self._execute(call, method, payload, picked)
+        form = (_JsonStream if method.server_streaming else _Json)(self._transport, request.call, Response(route, request.accept))
+        self._begin(request, form, method, payload)
 
     # gRPC-Web -----------------------------------------------------------------------------------------------------------
 
-    def _grpc_web(self, call: int, body: bytes, path: str, answers: str, media: str, picked: tuple[bytes, ...]) -> None:
-        form = _GrpcWeb(self._transport, call, answers)
-        method = self._model.methods.get(path)
+    def _grpc_web(self, request: _Request, media: str) -> None:
+        form = _GrpcWeb(self._transport, request.call, grpc_web.answer_type(media, request.accept))
+        method = self._model.methods.get(request.path)
         if method is None:
-            form.finish(Status.UNIMPLEMENTED, f"{path}: is not a method of this service", ())
+            form.finish(Status.UNIMPLEMENTED, f"{request.path}: is not a method of this service", ())
             return
         try:
-            messages = grpc_web.messages(media, body)
+            messages = grpc_web.messages(media, request.body)
         except grpc_web.Malformed as error:
-            form.finish(Status.INVALID_ARGUMENT, f"{path}: {error}", ())
+            form.finish(Status.INVALID_ARGUMENT, f"{request.path}: {error}", ())
             return
         if len(messages) != 1:
-            form.finish(Status.INVALID_ARGUMENT, f"{path}: takes one message, not {len(messages)}", ())
+            form.finish(Status.INVALID_ARGUMENT, f"{request.path}: takes one message, not {len(messages)}", ())
             return
-        self._callers.attach(form, call)
-        self._execute(call, method, messages[0], picked)
+        self._begin(request, form, method, messages[0])
+
+    def _begin(self, request: _Request, form: Sink, method: MethodInfo, payload: bytes) -> None:
+        self._callers.attach(form, request.call)
+        self._execute(request.call, method, payload, request.picked)
 
 
 class _Json:

@@ -128,25 +128,21 @@ def _set(message: Message, name: str, texts: Sequence[str], what: str) -> None:
     if len(texts) > 1 and not field.is_repeated:
         raise BadRequest(f"{what}: is there {len(texts)} times; the field is not repeated")
     values = [_value(field, text, what) for text in texts]
-    found: Any = values if field.is_repeated else values[0]
-    for step in reversed(fields):
-        found = {step.json_name if step.json_name else step.name: found}
-    part: Message = type(message)()
-    try:
-        json_format.ParseDict(found, part)
-    except (json_format.ParseError, ValueError, TypeError) as error:
-        raise BadRequest(f"{what}: {', '.join(map(repr, texts))} is no value of it: {error}") from error
     target: Any = message
     for step in way:
         target = getattr(target, step.name)
-    if not field.is_repeated:
-        target.ClearField(field.name)  # a message would be merged otherwise
-    message.MergeFrom(part)
-    if field.message_type is None and not field.is_repeated and field.has_presence is False:
-        source: Any = part
-        for step in way:
-            source = getattr(source, step.name)
-        setattr(target, field.name, getattr(source, field.name))
+    part = type(target)()
+    try:
+        json_format.ParseDict({field.json_name: values if field.is_repeated else values[0]}, part)
+    except (json_format.ParseError, ValueError, TypeError) as error:
+        raise BadRequest(f"{what}: {', '.join(map(repr, texts))} is no value of it: {error}") from error
+    parsed = getattr(part, field.name)
+    if field.is_repeated:
+        getattr(target, field.name).extend(parsed)
+    elif field.message_type is not None:
+        getattr(target, field.name).CopyFrom(parsed)
+    else:
+        setattr(target, field.name, parsed)
 
 
 def _value(field: FieldDescriptor, text: str, what: str) -> Any:
