@@ -161,7 +161,7 @@ class Proxy:
 
     def metrics(self) -> dict[str, float]:
         """Figures for the metrics page."""
-        found = {"cloudstate_ready": float(not self.problem()), "cloudstate_errors_total": float(self.errors)}
+        found: dict[str, float] = {"cloudstate_ready": float(not self.problem()), "cloudstate_errors_total": self.errors}
         return found | (self._serving.metrics() if self._serving is not None else {})
 
     def shards(self) -> dict[str, object]:
