@@ -24,6 +24,8 @@ class Answers:
 
     def __init__(self, callers: Callers, follow_ups: FollowUps, report_error: Callable[[str], None], waiting: dict[int, Entity]) -> None:
         self._callers, self._follow_ups, self._report_error, self._waiting = callers, follow_ups, report_error, waiting
+        self.reroute: Callable[[Command], bool] | None = None
+        """Takes a command back whose shard leaves; False when it goes no further."""
 
     def of(self, entity: Entity, command: Command, reply: Reply, steps: int) -> Answer:
         """What a reply that is no failure has for the caller, to be given once the change is stored; `steps` = by how much the sequence grows."""
@@ -70,10 +72,12 @@ class Answers:
         self._waiting.pop(command.call, None)
         self._callers.finish(command.call, status, text)
 
-    def refuse(self, call: int, why: str) -> None:
-        """Not executed here: whoever routed the call may send it elsewhere."""
-        self._waiting.pop(call, None)
-        self._callers.finish(call, Status.UNAVAILABLE, "not executed: the shard is moving", [(REFUSED_HEADER, why.encode())])
+    def refuse(self, command: Command, why: str) -> None:
+        """Not executed here: it is routed again, or whoever routed it is told to."""
+        if self._waiting.pop(command.call, None) is None:
+            return  # its caller has gone
+        if self.reroute is None or not self.reroute(command):
+            self._callers.finish(command.call, Status.UNAVAILABLE, "not executed: the shard is moving", [(REFUSED_HEADER, why.encode())])
 
 
 def recorded(answer: Answer) -> bytes:

@@ -7,7 +7,7 @@ does not own the shard either refuses it with `cloudstate-refused`, and whoever 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cloudstate_core.hashing import shard_of
@@ -18,6 +18,7 @@ from cloudstate_core.transport.api import Event, Outcome, Status, Transport
 from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.entities import Entities
+from stateful_proxy.entity import Command
 from stateful_proxy.metadata import headers_of
 from stateful_proxy.ownership import Elsewhere, Ownership, Unavailable, Waiting
 from stateful_proxy.peers import Peers
@@ -33,28 +34,20 @@ PASS_AGAIN = 0.02
 """Seconds until the first of them; each later one waits that much longer."""
 
 
-@dataclass(slots=True)
-class Routed:
-    """A command, and how it came. Never changed (and not frozen: one is made for each command, which freezing makes five times dearer)."""
-
-    method: MethodInfo
-    key: str
-    data: bytes
-    picked: tuple[bytes, ...]
-    chain: tuple[str, ...] = ()
-    raw: bool = True
-    """The transport has the whole request, as a caller sent it, and can pass it on as it is."""
-    metadata: bytes = b""
-    """What the entity gets of the caller's headers, encoded; empty: none."""
-    passes: int = 0
+def routed(
+    call: int, method: MethodInfo, key: str, payload: bytes, picked: tuple[bytes, ...], chain: tuple[str, ...], metadata: bytes
+) -> Command:
+    """A command that came with a request, `picked` being its headers of PICKED."""
+    command_id, hop, retry = picked[:3]
+    passed = hop not in (b"", b"0")
+    return Command(call, method, key, payload, command_id.decode("latin-1"), bool(retry), passed, chain, metadata)
 
 
 @dataclass(slots=True)
 class _Remote:
     """A command that another proxy executes, on a stream of ours."""
 
-    call: int
-    command: Routed
+    command: Command
     reply: bytes | None = None
 
 
@@ -74,11 +67,12 @@ class Commands:
         self._transport, self._callers, self._ownership, self._entities = transport, callers, ownership, entities
         self._peers, self._absence, self._flush = peers, absence, flush
         self._shards: dict[tuple[str, str], int] = {}
-        self._passed: dict[int, Routed] = {}
-        self._again: dict[int, Routed] = {}
+        self._passed: dict[int, Command] = {}
+        self._again: dict[int, Command] = {}
         self._remote: dict[int, _Remote] = {}
         self._shard_count = ownership.shard_count
         self.forwarded = self.refused = 0
+        entities.route_again(self._moved)
 
     def shard(self, method: MethodInfo, key: str) -> int:
         """Where an entity belongs."""
@@ -90,29 +84,26 @@ class Commands:
             shard = self._shards[name] = shard_of(method.persistence_id, key, self._shard_count)
         return shard
 
-    def route(self, call: int, command: Routed) -> None:
-        """Execute a command wherever it belongs; the call is answered through `Callers`."""
-        method, picked = command.method, command.picked
+    def route(self, command: Command) -> None:
+        """Execute a command wherever it belongs; it is answered through `Callers`."""
+        call, method = command.call, command.method
         shard = self.shard(method, command.key)
         admission = self._ownership.admit(shard)
         if isinstance(admission, Token):
             if self._absence.problem:
-                self._absence.hold(call, method.path, lambda: self.route(call, command))
+                self._absence.hold(call, method.path, lambda: self.route(command))
                 return
-            command_id = picked[0].decode("latin-1") if picked[0] else ""
-            self._entities.command(
-                call, method, command.key, shard, admission, command.data, command_id, bool(picked[2]), command.chain, command.metadata
-            )
+            self._entities.command(command, shard, admission)
         elif isinstance(admission, Elsewhere):
-            self._pass_on(call, command, admission.member)
+            self._pass_on(command, admission.member)
         elif isinstance(admission, Waiting):
-            if not self._ownership.when_ready(shard, call, lambda: self.route(call, command)):
+            if not self._ownership.when_ready(shard, call, lambda: self.route(command)):
                 text = "too many calls wait for shards to move here; no more are taken"
                 self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
         elif isinstance(admission, Unavailable):
             self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
         else:
-            self._no_owner(call, command, f"no-owner;generation={self._ownership.generation}")
+            self._no_owner(command, f"no-owner;generation={self._ownership.generation}")
 
     def cancelled(self, call: int) -> bool:
         """A caller is gone; False when nothing here waits for it."""
@@ -122,32 +113,35 @@ class Commands:
 
     # To the owner -------------------------------------------------------------------------------------------------------
 
-    def _pass_on(self, call: int, command: Routed, member: str) -> None:
+    def _pass_on(self, command: Command, member: str) -> None:
         """To the owner, unless another proxy has passed it on already."""
-        upstream = self._peers.upstream_of(member) if self._peers is not None and command.picked[1] in (b"", b"0") else None
+        upstream = self._peers.upstream_of(member) if self._peers is not None and not command.passed else None
         if upstream is None:
-            self._no_owner(call, command, f"not-owner;generation={self._ownership.generation};next={member}")
+            self._no_owner(command, f"not-owner;generation={self._ownership.generation};next={member}")
             return
         self.forwarded += 1
         if command.raw:
-            self._passed[call] = command
-            self._transport.forward(call, upstream, [(HOP, b"1")])
+            self._passed[command.call] = command
+            self._transport.forward(command.call, upstream, [(HOP, b"1")])
         else:
-            self._ask(call, command, upstream)
+            self._ask(command, upstream)
 
-    def _ask(self, call: int, command: Routed, upstream: int) -> None:
+    def _ask(self, command: Command, upstream: int) -> None:
         """Send a command of our own to its owner."""
         headers = [(HOP, b"1"), (CHAIN, ",".join(command.chain).encode())]
         headers += headers_of(entity_pb2.Metadata.FromString(command.metadata))
-        headers += [(name, value) for name, value in ((COMMAND_ID, command.picked[0]), (RETRY, command.picked[2])) if value]
+        if command.command_id:
+            headers.append((COMMAND_ID, command.command_id.encode("latin-1")))
+        if command.retry:
+            headers.append((RETRY, b"1"))
         stream = self._transport.open(upstream, command.method.path, headers)
-        self._remote[stream] = _Remote(call, command)
-        self._transport.send(stream, command.data)
+        self._remote[stream] = _Remote(command)
+        self._transport.send(stream, command.payload)
         self._transport.half_close(stream)
 
     def _forsaken(self, call: int) -> bool:
         """Nobody waits for a command that another proxy executes."""
-        stream = next((stream for stream, remote in self._remote.items() if remote.call == call), 0)
+        stream = next((stream for stream, remote in self._remote.items() if remote.command.call == call), 0)
         if stream:
             del self._remote[stream]
             self._transport.reset(stream)
@@ -168,38 +162,45 @@ class Commands:
 
     def _answered(self, remote: _Remote, status: int, text: str, trailers: list[api.Header], refused: bool) -> None:
         if refused or any(name == api.REFUSED_HEADER for name, _ in trailers):
-            self._try_again(remote.call, remote.command, text)
+            self._try_again(remote.command, text)
         elif status == Status.OK and remote.reply is not None:
-            self._callers.reply(remote.call, remote.reply)
+            self._callers.reply(remote.command.call, remote.reply)
         else:
-            self._callers.finish(remote.call, status or Status.UNKNOWN, text)
+            self._callers.finish(remote.command.call, status or Status.UNKNOWN, text)
 
     def passed_on(self, call: int, outcome: int, text: str) -> None:
         """The transport's passing on has ended. One that was refused has done nothing."""
         command = self._passed.pop(call, None)
         if outcome == Outcome.REFUSED and command is not None:
-            self._try_again(call, command, text)
+            self._try_again(command, text)
 
-    def _try_again(self, call: int, command: Routed, text: str) -> None:
+    def _moved(self, command: Command) -> bool:
+        """Take back what an entity here has not executed, since its shard leaves; False when another proxy sent it, which asks elsewhere."""
+        if not command.passed:
+            self._try_again(command, "the shard is moving")
+        return not command.passed
+
+    def _try_again(self, command: Command, text: str) -> None:
         """Who owns the shard may be known better in a moment."""
         if command.passes >= MAX_PASSES:
-            self._refuse(call, text)
+            self._refuse(command.call, text)
             return
-        self._again[call] = replace(command, passes=command.passes + 1)
-        self._transport.after(PASS_AGAIN * (command.passes + 1), lambda: self._pass_again(call))
+        command.passes += 1
+        self._again[command.call] = command
+        self._transport.after(PASS_AGAIN * command.passes, lambda: self._pass_again(command.call))
 
     def _pass_again(self, call: int) -> None:
         command = self._again.pop(call, None)
         if command is not None:
-            self.route(call, command)
+            self.route(command)
             self._flush()
 
-    def _no_owner(self, call: int, command: Routed, why: str) -> None:
+    def _no_owner(self, command: Command, why: str) -> None:
         """Nobody to execute it is known. A caller's router may ask elsewhere; a command of our own has none, and waits here."""
-        if command.raw or command.picked[1]:
-            self._refuse(call, why)
+        if command.raw or command.passed:
+            self._refuse(command.call, why)
         else:
-            self._try_again(call, command, why)
+            self._try_again(command, why)
 
     def _refuse(self, call: int, why: str) -> None:
         """Not executed: whoever routed the call may ask elsewhere."""

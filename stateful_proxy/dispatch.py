@@ -16,9 +16,10 @@ from cloudstate_core.transport.api import Event, ListenOptions, Outcome, Status,
 from stateful_proxy import health, reflection
 from stateful_proxy.actions import Actions
 from stateful_proxy.callers import Callers
-from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, Routed
+from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, routed
 from stateful_proxy.crdt.crdts import Crdts
 from stateful_proxy.crdt.replication import REPLICATE
+from stateful_proxy.entity import Command
 from stateful_proxy.health import Health
 from stateful_proxy.http_calls import HttpCalls
 from stateful_proxy.invocation import Invocation
@@ -28,7 +29,7 @@ from stateful_proxy.peers import SEALED
 from stateful_proxy.service import CRDT, MethodInfo, ServiceModel
 
 MAX_COMMAND_ID = 256
-"""Bytes; the id is stored with every command."""
+"""Bytes that a caller may send, since the id is stored with every command. Proxies may pass on longer ones: those of effects and forwards grow."""
 
 
 def listen_options(model: ServiceModel, peer: bool = False) -> ListenOptions:
@@ -118,14 +119,14 @@ class Dispatch:
             metadata = metadata_of(self._transport.headers(call))
             self._anywhere(call, Invocation(method, data, metadata, "", chain), more=complete is not True, empty=complete is None)
             return
-        if len(picked[0]) > MAX_COMMAND_ID:
+        if len(picked[0]) > MAX_COMMAND_ID and len(picked) == len(PICKED):
             text = f"{path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
             self._transport.finish(call, Status.INVALID_ARGUMENT, text)
             return
         key = self._key(call, method, data)
         if key:
             chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen else b""
-            self._commands.route(call, Routed(method, key, data, picked, chain, metadata=chosen))
+            self._commands.route(routed(call, method, key, data, picked, chain, chosen))
 
     def invoke(self, call: int, invocation: Invocation) -> None:
         """Execute a command that came by another way than gRPC; the call is answered through `Callers`."""
@@ -135,9 +136,9 @@ class Dispatch:
             return
         key = self._key(call, method, invocation.payload)
         if key:
-            picked = (invocation.command_id.encode("latin-1", "replace"), b"", b"")
             chosen = self._chosen.of(invocation.metadata) if self._chosen else b""
-            self._commands.route(call, Routed(method, key, invocation.payload, picked, invocation.chain, raw=False, metadata=chosen))
+            payload, command_id, chain = invocation.payload, invocation.command_id, invocation.chain
+            self._commands.route(Command(call, method, key, payload, command_id, chain=chain, metadata=chosen, raw=False))
 
     def _execute_http(self, call: int, method: MethodInfo, payload: bytes, picked: tuple[bytes, ...]) -> None:
         """Execute a command that came as HTTP; one for another proxy's entity is passed on as the request that it was."""
@@ -149,7 +150,7 @@ class Dispatch:
             self._callers.finish(call, Status.INVALID_ARGUMENT, text)
         elif key := self._key(call, method, payload):
             chosen = self._chosen.of(metadata) if self._chosen else b""
-            self._commands.route(call, Routed(method, key, payload, picked, metadata=chosen))
+            self._commands.route(routed(call, method, key, payload, picked, (), chosen))
 
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
         """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""

@@ -101,6 +101,10 @@ class Entities:
         """Why no entity may be brought to life just now: the function is away, or may be another one."""
         self.passivated = self.regressed = self.fenced = self.commands = 0
 
+    def route_again(self, reroute: Callable[[Command], bool]) -> None:
+        """Let `reroute` take back what is not executed, since its shard leaves; it returns False for what it does not take."""
+        self._answers.reroute = reroute
+
     @property
     def active(self) -> int:
         """Entities in memory."""
@@ -113,22 +117,11 @@ class Entities:
 
     # Commands -----------------------------------------------------------------------------------------------------------
 
-    def command(
-        self,
-        call: int,
-        method: MethodInfo,
-        entity_id: str,
-        shard: int,
-        token: Token,
-        payload: bytes,
-        command_id: str,
-        retry: bool = False,
-        chain: tuple[str, ...] = (),
-        metadata: bytes = b"",
-    ) -> None:
-        """Execute one call on an entity; it is answered through `Callers`."""
+    def command(self, command: Command, shard: int, token: Token) -> None:
+        """Execute a command on an entity of a shard that this proxy owns; it is answered through `Callers`."""
+        call, method = command.call, command.method
         self.commands += 1
-        key = EntityKey(method.persistence_id, entity_id)
+        key = EntityKey(method.persistence_id, command.key)
         entity = self._by_key.get(key)
         if entity is None:
             if self.closed:
@@ -140,15 +133,15 @@ class Entities:
                 return
             entity = self._create(key, method, shard, token)
         elif entity.leaving:
-            self._answers.refuse(call, "draining")
+            self._by_call[call] = entity
+            self._answers.refuse(command, "draining")
             return
         elif len(entity.mailbox) >= self._limits.mailbox:
             text = f"{method.service}: {self._limits.mailbox} commands wait for this entity, no more are taken"
             self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
         self._by_call[call] = entity
-        command = Command(call, method, payload, command_id, retry, chain=chain, metadata=metadata)
-        if entity.state is State.IDLE and not entity.mailbox and not retry:
+        if entity.state is State.IDLE and not entity.mailbox and not command.retry:
             self._execute(entity, command)
         else:
             entity.mailbox.append(command)
@@ -225,7 +218,6 @@ class Entities:
         self._done(entity)
         if command is None or answer is None:
             return
-        self._by_call.pop(command.call, None)
         doubt = f"{entity.service}: the shard has moved; {IN_DOUBT}"
         if not command.command_id:
             self._answers.finish(command, Status.UNAVAILABLE, doubt)
@@ -235,7 +227,7 @@ class Entities:
             if not isinstance(outcome, Found):
                 self._answers.finish(command, Status.UNAVAILABLE, doubt)
             elif outcome.outcome is None:
-                self._answers.refuse(command.call, "lost")
+                self._answers.refuse(command, "lost")
             else:
                 self._answers.repeat(command, outcome.outcome)
 
@@ -253,8 +245,8 @@ class Entities:
             self._make_room()
             return
         command = entity.mailbox.popleft()
-        if command.retry and command.command_id:
-            command.retry = False
+        if command.retry and command.command_id and not command.looked_up:
+            command.looked_up = True
             entity.state, entity.current = State.LOOKING_UP, command
             self._ask(Lookup(entity.shard, entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
             return
@@ -524,21 +516,21 @@ class Entities:
             if entity.answer is not None:
                 continue  # an append is on its way, or its outcome is being settled: the journal tells what the caller gets
             if entity.current is not None:
-                self._answers.refuse(entity.current.call, "lost")
+                self._answers.refuse(entity.current, "lost")
             self._done(entity)
             self._close_stream(entity, reset=True)
             self._forget(entity)
 
     def _refuse_waiting(self, entity: Entity) -> None:
         while entity.mailbox:
-            self._answers.refuse(entity.mailbox.popleft().call, "moving")
+            self._answers.refuse(entity.mailbox.popleft(), "moving")
 
     def _lost(self, entity: Entity, epoch: int) -> None:
         self.fenced += 1
         entity.leaving = True
         self._refuse_waiting(entity)
         if entity.current is not None:
-            self._answers.refuse(entity.current.call, "lost")
+            self._answers.refuse(entity.current, "lost")
         self._done(entity)
         self._close_stream(entity, reset=True)
         self._forget(entity)

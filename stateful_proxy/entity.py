@@ -36,18 +36,28 @@ class State(enum.IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Command:
-    """One call on an entity."""
+    """One command on an owned entity, and how it came."""
 
     call: int
     method: MethodInfo
+    key: str
     payload: bytes
-    command_id: str
+    command_id: str = ""
     retry: bool = False
-    attempts: int = 0
+    """It may have been executed before: its id is looked up first."""
+    passed: bool = False
+    """Another proxy has passed it on: it goes no further."""
     chain: tuple[str, ...] = ()
     """Methods that led here by forwards and side effects."""
     metadata: bytes = b""
-    """Encoded; empty: none."""
+    """What the entity gets of the caller's headers, encoded; empty: none."""
+    raw: bool = True
+    """The transport has the whole request, as a caller sent it, and can pass it on as it is."""
+    passes: int = 0
+    """Times that it was sent on its way again, since it was executed nowhere."""
+    looked_up: bool = False
+    attempts: int = 0
+    """Times that it was executed again, since its append was refused."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import grpc.aio
 from cloudstate_core.transport import grpcio_wire
 from cloudstate_core.transport.api import Header
 from cloudstate_core.transport.grpcio_loop import EventLoop
+from cloudstate_core.transport.grpcio_streams import Upstream
 
 REPLAY = 1 << 20
 """Bytes of a streamed request kept so that a refused forward can be tried again; the first message is always kept."""
@@ -84,8 +85,10 @@ class Call:
         """Whether policy waits until there are none."""
         self.timer = 0
         """Rings at the limit that policy has set."""
+        self.upstream: Upstream | None = None
+        """Where it is forwarded to, from policy's wish to the outcome."""
         self.stream: Any = None
-        """Its call upstream."""
+        """Its call there."""
         self.out: collections.deque[tuple[Any, ...]] = collections.deque()
         self._wake = asyncio.Event()
 
@@ -100,6 +103,18 @@ class Call:
             self._wake.clear()
             await self._wake.wait()
         return self.out.popleft()
+
+    def send_to(self, upstream: Upstream, headers: Sequence[Header], remove: Sequence[str]) -> None:
+        """Ask for a forward, and keep the upstream open for it even when policy forgets it meanwhile."""
+        upstream.reserve()
+        self.forwarding, self.upstream = True, upstream
+        self.put("forward", upstream, headers, remove)
+
+    def came_back(self) -> None:
+        """The forward is over, or does not begin any more."""
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.end()
 
     def end(self, status: grpc.StatusCode, text: str, trailers: Sequence[Header]) -> None:
         """Set how it ends; grpc sends it when the call's task returns."""

@@ -89,8 +89,7 @@ class Calls:
         if upstream is None:
             self._loop.emit((api.FORWARDED, call, b"", (Outcome.REFUSED, "the upstream was disconnected or never connected")))
             return
-        found.forwarding = True
-        found.put("forward", upstream, headers, remove)
+        found.send_to(upstream, headers, remove)
 
     def peek(self, call: int) -> None:
         """Tell the first message when it comes."""
@@ -134,6 +133,7 @@ class Calls:
             self._gone(call)
         finally:
             self._calls.pop(call.number, None)
+            call.came_back()
             call.unpaused.set()
             self._loop.cancel(call.timer)
 
@@ -220,14 +220,16 @@ class Calls:
         except grpc.aio.AioRpcError as error:
             status, text, trailers = error.code(), error.details(), error.trailing_metadata()
         except asyncio.CancelledError:
-            if not call.late and not call.aborted:
+            if call.task is not None and call.task.cancelling():
                 raise
             status, text, trailers = grpc.StatusCode.DEADLINE_EXCEEDED, grpcio_wire.LATE, ()
+            if not call.late and not call.aborted:
+                status, text = grpc.StatusCode.UNAVAILABLE, grpcio_wire.CLOSED
         finally:
             call.stream = None
             writer.cancel()
             stream.cancel()
-            upstream.end()
+            call.came_back()
         return self._settle(call, status, text or "", grpcio_wire.headers(trailers))
 
     async def _pass_requests(self, call: Call, stream: Any) -> None:

@@ -41,14 +41,17 @@ class Upstream:
         self._users = 0
         self._forgotten = False
 
-    def begin(self, path: str, headers: Sequence[Header], timeout: float | None) -> Any:
-        """A bidirectional call; `end` must follow."""
+    def reserve(self) -> None:
+        """Somebody is about to begin a call here: the channel stays open until as many `end`s."""
         self._users += 1
+
+    def begin(self, path: str, headers: Sequence[Header], timeout: float | None) -> Any:
+        """A bidirectional call, which was reserved."""
         method: Any = self._channel.stream_stream(path)
         return method(metadata=grpcio_wire.metadata(headers), timeout=timeout)
 
     def end(self) -> None:
-        """A call has ended."""
+        """A call that was reserved has ended, or never begins."""
         self._users -= 1
         self._close_unused()
 
@@ -157,6 +160,7 @@ class Streams:
             closed: tuple[int, str, list[Header], bool] = (int(api.Status.UNAVAILABLE), text, [], True)
             self._loop.emit((api.STREAM_CLOSED, stream, b"", closed))
         else:
+            found.reserve()
             self._streams[stream] = _Stream(found.begin(path, headers, timeout))
             self._loop.spawn(self._read(stream, self._streams[stream], found))
         return stream

@@ -19,11 +19,13 @@ from cloudstate_core.transport.api import Header
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 LATE = "the deadline has passed"
+CLOSED = "the connection was closed by this side"
 OWN_HEADERS = frozenset({"te", "content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "accept-encoding"})
 """Headers that a channel writes itself."""
 _UNPROCESSED = ("failed to connect", "rst_stream with error code 7", "goaway received", "connection refused")
 _LOST = (
     *_UNPROCESSED,
+    CLOSED,
     "stream removed",
     "socket closed",
     "connection reset",

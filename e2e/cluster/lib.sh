@@ -75,6 +75,12 @@ make_artefact() { # NAME FOLDER
   find "$STORE" -mindepth 1 -maxdepth 1 -name "$1-*" -mtime +14 -exec rm -rf {} +
 }
 
+clear_killed() { # what killed builds left: a killed debootstrap leaves /proc and /sys mounted in there, which must not be removed
+  local mounted
+  for mounted in $(awk -v store="$STORE/.making-" 'index($2, store) == 1 { print $2 }' /proc/mounts | sort -r); do umount "$mounted"; done
+  rm -rf --one-file-system "$STORE"/.making-*
+}
+
 locked() { # COMMAND…: one build at a time on a machine; a second one waits, then finds all made
   if [ -n "${LOCKED:-}" ]; then
     "$@"
@@ -82,7 +88,7 @@ locked() { # COMMAND…: one build at a time on a machine; a second one waits, t
     exec 9>"$CACHE/lock"
     flock 9
     LOCKED=yes
-    rm -rf "$STORE"/.making-* # of killed builds
+    clear_killed
     "$@"
     unset LOCKED
     exec 9>&-

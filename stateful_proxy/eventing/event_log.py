@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, LogPage, Outcome, ReadLog, Token
 from cloudstate_core.pb.cloudstate import entity_pb2
@@ -185,7 +186,7 @@ class EventLogs:
             takes = ", ".join(sorted(subscription.methods))
             self._fail(reader, f"no method of consumer group {subscription.group} takes {url}; they take {takes}")
             return
-        command_id = f"{subscription.consumer}/{reader.shard}/{entry.offset}"
+        command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
         invocation = Invocation(
             method, entry.payload.data, event_metadata(reader.shard, subscription.persistence_id, entry), command_id, type_url=url
         )

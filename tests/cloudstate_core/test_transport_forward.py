@@ -119,6 +119,23 @@ def test_a_forgotten_upstream_is_refused(bench: Any, peers: Any, channel: Any) -
     assert outcomes(bench)[0][0] is Outcome.REFUSED
 
 
+def test_an_upstream_forgotten_while_a_call_is_on_its_way_ends_that_call_all_the_same(bench: Any, peers: Any, channel: Any) -> None:
+    targets = [peers().target for _ in range(20)]
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            upstream = bench.transport.connect(targets.pop())
+            bench.transport.forward(event[1], upstream)
+            bench.transport.disconnect(upstream)
+        elif event[3][0] is Outcome.REFUSED:
+            bench.transport.reply(event[1], b"m")
+
+    bench.policy = policy
+    echo = channel(bench.listen(peek=True)).unary_unary("/test/Echo")
+    assert [echo(b"m", timeout=30) for _ in range(20)] == [b"m"] * 20
+    assert {outcome for outcome, _ in outcomes(bench, 20)} <= {Outcome.DELIVERED, Outcome.REFUSED}
+
+
 def test_an_upstream_lost_after_it_may_have_acted_fails_the_call(bench: Any, raw: Any, channel: Any) -> None:
     server = raw.server(lambda state, event: isinstance(event, raw.events.DataReceived))
     bench.policy = bench.forwarding(bench.transport.connect(server.target))

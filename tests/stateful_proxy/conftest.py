@@ -14,6 +14,7 @@ from cloudstate_core.pb.cloudstate import event_sourced_pb2
 from cloudstate_core.transport import api
 from stateful_proxy.callers import Callers
 from stateful_proxy.entities import Entities, EntityLimits
+from stateful_proxy.entity import Command
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.journal_batch import JournalBatch
@@ -229,7 +230,7 @@ class Bench:
     def call(self, payload: bytes = b"x", entity: str = "a", shard: int = 0, command_id: str = "", retry: bool = False) -> int:
         """A command arrives in a batch of its own; returns the call."""
         self.calls += 1
-        self.entities.command(self.calls, self.method, entity, shard, self.tokens[shard], payload, command_id, retry)
+        self.entities.command(Command(self.calls, self.method, entity, payload, command_id, retry), shard, self.tokens[shard])
         self.batch.flush()
         return self.calls
 

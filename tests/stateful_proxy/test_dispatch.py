@@ -19,6 +19,7 @@ from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.commands import MAX_PASSES, Commands
 from stateful_proxy.dispatch import Dispatch, listen_options
+from stateful_proxy.entity import Command
 from stateful_proxy.health import Health
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import Chosen
@@ -48,7 +49,8 @@ class Surroundings:
         self.admission: Any = TOKEN
         self.waiting: dict[int, Callable[[], None]] = {}
         self.full = False
-        self.commands: list[tuple[Any, ...]] = []
+        self.commands: list[tuple[Command, int, Token]] = []
+        self.reroute: Callable[[Command], bool] = lambda command: False
         self.seals: list[tuple[str, int, int, int]] = []
         self.begun: list[tuple[bytes, bool, bool]] = []
         self.methods = {PATH: METHOD, STREAMED.path: STREAMED}
@@ -128,8 +130,11 @@ class Surroundings:
         self.seals.append(notice)
 
     # Entities
-    def command(self, *arguments: Any) -> None:
-        self.commands.append(arguments)
+    def command(self, command: Command, shard: int, token: Token) -> None:
+        self.commands.append((command, shard, token))
+
+    def route_again(self, reroute: Callable[[Command], bool]) -> None:
+        self.reroute = reroute
 
     # Actions
     def begin(self, call: int, invocation: Invocation, more: bool, empty: bool) -> None:
@@ -181,7 +186,10 @@ def bench() -> Bench:
 def test_an_owned_call_becomes_a_command(bench: Bench) -> None:
     call = bench.call(b"k", picked=(b"id-1", b"", b"1"))
     shard = shard_of("counter", "k", SHARDS)
-    assert bench.around.commands == [(call, METHOD, "k", shard, TOKEN, b"k", "id-1", True, (), b"")]
+    [(command, to, token)] = bench.around.commands
+    assert (to, token) == (shard, TOKEN)
+    found = (command.call, command.method, command.key, command.payload, command.command_id, command.retry, command.passed)
+    assert found == (call, METHOD, "k", b"k", "id-1", True, False)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,7 @@ def test_a_waiting_call_runs_once_its_shard_is_here(bench: Bench) -> None:
     assert call not in bench.around.ended
     bench.around.admission = TOKEN
     bench.around.waiting.pop(call)()
-    assert [command[0] for command in bench.around.commands] == [call]
+    assert [command.call for command, _, _ in bench.around.commands] == [call]
 
 
 def test_a_caller_who_leaves_while_waiting_is_not_served(bench: Bench) -> None:
@@ -248,6 +256,37 @@ def test_too_many_waiting_calls_are_told_so(bench: Bench) -> None:
     assert bench.end(bench.call())[0] == Status.RESOURCE_EXHAUSTED
 
 
+def test_what_an_entity_gives_back_goes_to_the_next_owner(bench: Bench) -> None:
+    call = bench.call(b"k", picked=(b"id-1", b"", b""))
+    [(command, _, _)] = bench.around.commands
+    bench.around.admission = Elsewhere("b")
+    assert bench.around.reroute(command)
+    assert not bench.around.ended
+    bench.around.fire()
+    assert [(forwarded, headers) for forwarded, _, headers in bench.around.forwards] == [(call, [("cloudstate-hop", b"1")])]
+
+
+def test_what_an_entity_gives_back_that_a_proxy_passed_on_is_that_proxys(bench: Bench) -> None:
+    bench.call(b"k", picked=(b"", b"1", b"", b""))
+    [(command, _, _)] = bench.around.commands
+    assert command.passed
+    assert not bench.around.reroute(command)
+    assert not bench.around.timers
+
+
+def test_a_caller_that_leaves_while_its_command_is_on_its_way_again_is_forgotten(bench: Bench) -> None:
+    call = bench.call(b"k")
+    bench.around.reroute(bench.around.commands[0][0])
+    assert bench.dispatch.on_event((api.CALL_CANCELLED, call, b"", "reset"))
+    bench.around.fire()
+    assert len(bench.around.commands) == 1
+
+
+def test_an_id_that_grew_on_the_way_is_taken_from_another_proxy(bench: Bench) -> None:
+    bench.call(b"k", picked=(b"x" * 300, b"1", b"", b""))
+    assert [command.command_id for command, _, _ in bench.around.commands] == ["x" * 300]
+
+
 def test_a_refused_forward_is_tried_again_and_finds_the_shard_here(bench: Bench) -> None:
     bench.around.admission = Elsewhere("b")
     call = bench.call()
@@ -255,7 +294,7 @@ def test_a_refused_forward_is_tried_again_and_finds_the_shard_here(bench: Bench)
     assert call not in bench.around.ended
     bench.around.admission = TOKEN
     bench.around.fire()
-    assert [command[0] for command in bench.around.commands] == [call]
+    assert [command.call for command, _, _ in bench.around.commands] == [call]
 
 
 def test_a_forward_that_stays_refused_ends_with_the_peers_refusal(bench: Bench) -> None:
@@ -419,8 +458,8 @@ def test_it_is_asked_of_the_owner_with_its_id_and_its_way(bench: Bench) -> None:
 
 def test_the_owner_knows_the_way_of_a_command_that_another_proxy_asks(bench: Bench) -> None:
     call = bench.call(b"k", picked=(b"c1/f", b"1", b"", b"/a.A/X,/b.B/Y"))
-    assert bench.around.commands[0][0] == call
-    assert bench.around.commands[0][8] == ("/a.A/X", "/b.B/Y")
+    command = bench.around.commands[0][0]
+    assert (command.call, command.chain) == (call, ("/a.A/X", "/b.B/Y"))
 
 
 def test_the_owners_error_is_the_commands(bench: Bench) -> None:
@@ -439,7 +478,7 @@ def test_a_refusal_is_tried_again_and_finds_the_shard_here(bench: Bench, refusal
     ended(bench, 1, **refusal)
     bench.around.admission = TOKEN
     bench.around.fire()
-    assert [command[0] for command in bench.around.commands] == [call]
+    assert [command.call for command, _, _ in bench.around.commands] == [call]
     assert told.heard == []
 
 

@@ -31,6 +31,24 @@ def test_drain_finishes_what_is_in_flight_and_refuses_the_rest(bench: Any) -> No
     assert bench.entities.active == 1
 
 
+def test_what_is_not_executed_is_given_back_to_be_routed_again(bench: Any) -> None:
+    taken: list[int] = []
+
+    def reroute(command: Any) -> bool:
+        taken.append(command.call)
+        return command.call != refused
+
+    bench.entities.route_again(reroute)
+    busy, waiting, refused, gone = (bench.call() for _ in range(4))
+    assert bench.entities.cancelled(gone)
+    bench.entities.drain_shard(0, lambda: None)
+    late = bench.call()
+    bench.entities.drop_shard(0)
+    assert taken == [waiting, refused, late, busy]
+    assert bench.transport.answers.keys() == {refused}
+    assert bench.transport.answers[refused].refused
+
+
 def test_draining_an_empty_shard_is_done_at_once(bench: Any) -> None:
     drained: list[bool] = []
     bench.entities.drain_shard(3, lambda: drained.append(True))
