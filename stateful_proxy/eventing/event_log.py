@@ -187,9 +187,8 @@ class EventLogs:
             self._fail(reader, f"no method of consumer group {subscription.group} takes {url}; they take {takes}")
             return
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
-        invocation = Invocation(
-            method, entry.payload.data, event_metadata(reader.shard, subscription.persistence_id, entry), command_id, type_url=url
-        )
+        metadata = event_metadata(reader.shard, subscription.persistence_id, entry).SerializeToString()
+        invocation = Invocation(method, entry.payload.data, metadata, command_id, type_url=url)
         self._invoke(self._callers.attach(_Delivery(self, reader)), invocation)
 
     def ended(self, reader: _Reader, status: int, text: str) -> None:

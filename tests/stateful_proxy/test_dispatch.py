@@ -436,7 +436,7 @@ class Told:
 def ask(bench: Bench, told: Told) -> int:
     """A forward asks for the entity 'k', which came by two other methods."""
     call = bench.callers.attach(told)
-    bench.dispatch.invoke(call, Invocation(METHOD, b"k", None, "c1/f", ("/a.A/X", "/b.B/Y")))
+    bench.dispatch.invoke(call, Invocation(METHOD, b"k", b"", "c1/f", ("/a.A/X", "/b.B/Y")))
     return call
 
 
