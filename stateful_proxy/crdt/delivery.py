@@ -16,7 +16,8 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps, Origin, Relay
 from stateful_proxy.metadata import headers_of
 
-Problem = tuple[Status, str]
+Problem = tuple[int, str]
+"""A gRPC status, which may be none of the known ones where it comes from the function, and a text."""
 MAX_STEPS = 1_000
 """Answers of one call that may wait for their turn."""
 
@@ -53,7 +54,8 @@ class _Step:
 
 
 class Delivery:
-    """The answers of one call. `on_failed` hears that it has failed though the function would go on; `on_ended` that it has ended."""
+    """The answers of one call. `on_failed` hears that it has failed, or its caller has gone, though the function would go on; `on_ended` that
+    it has ended."""
 
     def __init__(
         self,
@@ -83,17 +85,18 @@ class Delivery:
         self._steps.append(_Step(stored, effects, action, last))
         self._advance()
 
-    def end(self, status: Status, text: str = "") -> None:
+    def end(self, status: int, text: str = "") -> None:
         """End the call after what is under way."""
         self._steps.append(_Step(None, (), entity_pb2.ClientAction(), True, (status, text)))
         self._advance()
 
     def leave(self) -> None:
-        """The caller has gone."""
+        """The caller has gone, which the stream that the command was given on hears; the key may have another one by now."""
         self.ended = True
         if self._relay is not None and self._relay.call:
             self._relay.withdraw()
             self._done()
+        self._on_failed()
 
     def _advance(self) -> None:
         while self._steps and not self._busy:
@@ -159,7 +162,7 @@ class Delivery:
     def _relayed(self, status: int, text: str) -> None:
         """A forward within a streamed call has ended; its failure is the call's."""
         if status != Status.OK:
-            self._fail((Status(status), text))
+            self._fail((status, text))
         self._done()
 
     def _fail(self, problem: Problem, told: bool = False) -> None:

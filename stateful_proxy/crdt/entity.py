@@ -63,8 +63,9 @@ class ReplicatedEntity:
         """The caller of a command is gone."""
         if command in self.waiting:
             self.waiting.remove(command)
-        elif self.session is not None:
-            self.session.cancelled(command)
+        else:
+            command.gone = True
+            command.delivery.leave()
 
     def _fail_waiting(self, text: str, until: float = float("inf")) -> None:
         """Commands that have waited since before `until` were not executed."""

@@ -120,6 +120,8 @@ class Keeper:
             self._go_on()
         elif not first and self.replica.pending:
             self._again()
+        elif not first and not self._asking:
+            self._listens.idle()
 
     def _tell_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

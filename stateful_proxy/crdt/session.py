@@ -90,12 +90,6 @@ class Session:
             message.metadata.MergeFromString(command.metadata)
         self._send(crdt_pb2.CrdtStreamIn(command=message))
 
-    def cancelled(self, command: Command) -> None:
-        """The caller has gone."""
-        command.gone = True
-        command.delivery.leave()
-        self._failed(command)
-
     def _failed(self, command: Command) -> None:
         """A call has ended, and not by the function: tell it, if it streams."""
         if self._streaming.pop(command.number, None) is None or not self.stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cloudstate_core.journal.api import Read, Refused
 from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Status
@@ -213,3 +214,31 @@ def test_an_answer_of_another_type_is_passed_on_and_reported(bench: CrdtBench) -
     bench.say(1, reply=pb.CrdtReply(command_id=1, client_action=action))
     assert bench.transport.answers[call].body == b"x"
     assert "Expected reply type_url to be [type.googleapis.com/test.Told]" in bench.reported[0]
+
+
+def test_a_caller_of_an_earlier_stream_who_leaves_takes_no_other_call_along(bench: CrdtBench) -> None:
+    gone = bench.call("Watch")
+    bench.journal.holding = True
+    bench.reply(1, 1, plus(1))
+    bench.closed(1)
+    stays = bench.call("Watch")
+    bench.reply(2, 1, body=b"first", streamed=True)
+    bench.hang_up(gone)
+    assert bench.kinds(2) == ["init", "command"]
+    bench.stream_message(2, 1, b"second", end=True)
+    assert bench.transport.messages[stays] == [b"first", b"second"]
+    assert bench.told(stays) == (0, "")
+
+
+def test_a_key_whose_last_look_at_the_journal_fails_leaves_memory(pair: tuple[CrdtBench, CrdtBench]) -> None:
+    one, _ = pair
+    one.call()
+    one.reply(1, 1)
+    one.journal.fail(Read, Refused("full"))
+    one.journal.holding = True
+    hear(one)
+    one.closed(1)
+    assert one.crdts.active == 1
+    one.journal.release()
+    one.batch.flush()
+    assert one.crdts.active == 0
