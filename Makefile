@@ -14,7 +14,7 @@ REGISTRY ?= dev.local/cloudstate-knative
 TAG ?= dev
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),e2e/cluster/kubectl.sh)
 
-.PHONY: release help setup demo test test-sdks envtest e2e cluster-up cluster-down bench bench-control-plane lint gen results clean
+.PHONY: release help setup demo test fuzz test-sdks envtest e2e cluster-up cluster-down bench bench-control-plane lint gen results clean
 help:            ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | awk -F'\t' '{printf "  make %-19s %s\n", $$1, $$2}'
 
@@ -42,6 +42,13 @@ demo: setup      ## the shopping cart from zero, through load and a crash, and b
 test: setup      ## lint, types, contracts, stubs and all tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -q --junitxml=build/tests.xml
+
+fuzz: $(VENV)/.fuzz ## what strangers send, under atheris; FUZZ_SECONDS=60 for each target, TARGETS picks some
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(BIN)/python -m tests.fuzz $(TARGETS)
+
+$(VENV)/.fuzz: setup.cfg $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[fuzz]'
+	@touch $@
 
 lint: setup      ## ruff, mypy --strict, import contracts, stub drift
 	$(BIN)/ruff check .
