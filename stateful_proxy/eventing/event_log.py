@@ -122,13 +122,13 @@ class EventLogs:
     def _begin(self, shard: int, token: Token) -> None:
         readers = self._readers[shard] = [_Reader(shard, token, subscription) for subscription in self._subscriptions]
         for reader in readers:
-            self._by_log[shard, reader.subscription.persistence_id].append(reader)
+            self._by_log[shard, reader.subscription.source].append(reader)
             self._do(reader, reader.progress.begin())
 
     def _forget(self, shard: int) -> None:
         for reader in self._readers.pop(shard):
             reader.gone = True
-            self._by_log.pop((shard, reader.subscription.persistence_id), None)
+            self._by_log.pop((shard, reader.subscription.source), None)
 
     # What consumers ask for ---------------------------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class EventLogs:
                 case ReadCursor():
                     self._batch.ask(Cursor(reader.shard, reader.subscription.consumer), self._unless_gone(reader, self._cursor))
                 case ReadPage(after):
-                    question = ReadLog(reader.shard, reader.subscription.persistence_id, after, PAGE)
+                    question = ReadLog(reader.shard, reader.subscription.source, after, PAGE)
                     self._batch.ask(question, self._unless_gone(reader, self._page))
                 case Save(offset):
                     operation = Commit(reader.shard, reader.token, reader.subscription.consumer, offset)
@@ -183,12 +183,11 @@ class EventLogs:
         subscription, url = reader.subscription, entry.payload.type_url
         method = subscription.method_for(url)
         if method is None:
-            takes = ", ".join(sorted(subscription.methods))
-            self._fail(reader, f"no method of consumer group {subscription.group} takes {url}; they take {takes}")
+            self._fail(reader, subscription.unfit(url))
             return
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
         invocation = Invocation(
-            method, entry.payload.data, event_metadata(reader.shard, subscription.persistence_id, entry), command_id, type_url=url
+            method, entry.payload.data, event_metadata(reader.shard, subscription.source, entry), command_id, type_url=url
         )
         self._invoke(self._callers.attach(_Delivery(self, reader)), invocation)
 
@@ -208,7 +207,7 @@ class EventLogs:
         if problem != reader.problem:
             reader.problem = problem
             subscription = reader.subscription
-            log.warning("%s, shard %d, events of %s: %s; trying again", subscription.group, reader.shard, subscription.persistence_id, problem)
+            log.warning("%s, shard %d, events of %s: %s; trying again", subscription.group, reader.shard, subscription.source, problem)
         self._do(reader, reader.progress.has_failed(random.random()))
 
 

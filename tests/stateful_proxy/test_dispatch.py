@@ -20,6 +20,9 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import MAX_PASSES, Commands
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entity import Command
+from stateful_proxy.eventing.cloud_events import CloudEvent
+from stateful_proxy.eventing.publication import Publications
+from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.health import Health
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import Chosen
@@ -150,10 +153,23 @@ class Surroundings:
         return False
 
 
+class FakeSink:
+    """Remembers what is published, until it is told how that ended."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, CloudEvent]] = []
+        self.done: list[Callable[[str], None]] = []
+
+    def publish(self, topic: str, event: CloudEvent, done: Callable[[str], None]) -> None:
+        self.events.append((topic, event))
+        self.done.append(done)
+
+
 class Bench:
     """A dispatch in its surroundings."""
 
-    def __init__(self, alone: bool = False) -> None:
+    def __init__(self, alone: bool = False, topics: Sequence[Subscription] = ()) -> None:
+        self.sink, self.cancelled, self.drained = FakeSink(), list[int](), list[int]()
         around: Any = Surroundings()
         self.around: Surroundings = around
         self.peers = Peers(around, "me")
@@ -164,9 +180,10 @@ class Bench:
         callers = Callers(around)
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
-        commands = self.commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
+        publications = self.publications = Publications(callers, self.sink, self.cancelled.append, self.drained.append)
+        commands = self.commands = Commands(around, callers, around, around, peers, self.absence, publications, lambda: None)
         self.callers = callers
-        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()))
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()), publications, topics)
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool | None = True) -> int:

@@ -51,7 +51,7 @@ def test_methods_of_the_same_source_and_group_are_one_consumer() -> None:
         "C": [("One", "t.Two", {"event_log": "carts", "consumer_group": "t.A"}), ("Other", "t.One", {"event_log": "orders"})],
     }
     found = event_log_subscriptions(model(services))
-    assert [(s.persistence_id, s.group, s.consumer, sorted(m.path for m in s.methods.values())) for s in found] == [
+    assert [(s.source, s.group, s.consumer, sorted(m.path for m in s.methods.values())) for s in found] == [
         ("carts", "t.A", "t.A/carts", ["/t.A/Any", "/t.A/One", "/t.C/One"]),
         ("carts", "t.B", "t.B/carts", ["/t.B/One"]),
         ("orders", "t.C", "t.C/orders", ["/t.C/Other"]),

@@ -1,0 +1,127 @@
+"""Events that come as HTTP CloudEvents: a trigger, a source or any other sender posts them, and methods that subscribe to their topic get them.
+
+`POST /topics/TOPIC` names the topic. `POST /` will do for a function all of whose subscriptions are to one topic, which is what a trigger sends
+to a service that it names. Guarantees: the sender hears of success only when every consumer group has handled the event and what its methods
+publish is published; else it hears an error, and is to send the event again. Entities execute an event that comes again once, by a command id
+made of its source and id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import unquote
+
+from cloudstate_core.transport.api import Header, Status
+from stateful_proxy.callers import Callers
+from stateful_proxy.eventing.cloud_events import CloudEvent, InvalidEvent, is_event, of_request
+from stateful_proxy.eventing.payloads import Payload, metadata_of, payload_of
+from stateful_proxy.eventing.subscriptions import Subscription
+from stateful_proxy.invocation import Invocation, Invoke
+from stateful_proxy.service import MethodInfo
+from stateful_proxy.transcoding.responses import STATUS
+
+PREFIX = "/topics/"
+HANDLED, UNFIT = 204, 422
+
+Respond = Callable[[int, str], None]
+"""Answer a request: HTTP status and text."""
+
+
+class Topics:
+    """The topics that a function subscribes to."""
+
+    def __init__(self, callers: Callers, invoke: Invoke, subscriptions: Sequence[Subscription]) -> None:
+        self._callers, self._invoke = callers, invoke
+        self._by_topic: dict[str, list[Subscription]] = {}
+        for subscription in subscriptions:
+            self._by_topic.setdefault(subscription.source, []).append(subscription)
+        self.handled = self.failed = 0
+
+    def wants(self, verb: str, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether a request is one of these; names of headers are lower-case."""
+        return verb == "POST" and (path.startswith(PREFIX) or (path == "/" and is_event(headers)))
+
+    def take(self, path: str, headers: Mapping[str, str], body: bytes, respond: Respond) -> None:
+        """Give the event of a request to its consumers."""
+        topic, problem = self._topic(path)
+        if problem:
+            self._refuse(respond, 404, problem)
+            return
+        try:
+            event = of_request(headers, body)
+        except InvalidEvent as error:
+            self._refuse(respond, 400, str(error))
+            return
+        payload = payload_of(event)
+        chosen: list[tuple[Subscription, MethodInfo]] = []
+        for subscription in self._by_topic[topic]:
+            method = subscription.method_for(payload.type_url)
+            if method is None:
+                self._refuse(respond, UNFIT, f"topic {topic}: {subscription.unfit(payload.type_url)}")
+                return
+            chosen.append((subscription, method))
+        deliveries = _Deliveries(len(chosen), lambda status, text: self._done(respond, status, text))
+        for subscription, method in chosen:
+            self._deliver(subscription, method, event, payload, deliveries)
+
+    def _topic(self, path: str) -> tuple[str, str]:
+        """The topic that a path means, and what is wrong with it."""
+        known = f"this function takes events of {', '.join(sorted(self._by_topic)) or 'no topic'}"
+        if path == "/":
+            topics = list(self._by_topic)
+            return (topics[0], "") if len(topics) == 1 else ("", f"/: no topic is named; {known}: post to {PREFIX}TOPIC")
+        topic = unquote(path.removeprefix(PREFIX))
+        return topic, "" if topic in self._by_topic else f"topic {topic!r}: {known}"
+
+    def _deliver(self, subscription: Subscription, method: MethodInfo, event: CloudEvent, payload: Payload, deliveries: _Deliveries) -> None:
+        command_id = _command_id(subscription.consumer, event)
+        invocation = Invocation(method, payload.value, metadata_of(event), command_id, type_url=payload.type_url)
+        self._invoke(self._callers.attach(_Delivery(deliveries)), invocation)
+
+    def _refuse(self, respond: Respond, status: int, text: str) -> None:
+        self.failed += 1
+        respond(status, text)
+
+    def _done(self, respond: Respond, status: int, text: str) -> None:
+        if status == Status.OK:
+            self.handled += 1
+            respond(HANDLED, "")
+        else:
+            self._refuse(respond, STATUS.get(status, 500), text)
+
+
+class _Deliveries:
+    """One event on its way to every consumer. `done` hears the first failure, or success, when the last delivery has ended."""
+
+    def __init__(self, count: int, done: Callable[[int, str], None]) -> None:
+        self._waiting, self._done = count, done
+        self._status, self._text = int(Status.OK), ""
+
+    def ended(self, status: int, text: str) -> None:
+        """One of them has ended."""
+        self._waiting -= 1
+        if status != Status.OK and self._status == Status.OK:
+            self._status, self._text = status, text
+        if not self._waiting:
+            self._done(self._status, self._text)
+
+
+class _Delivery:
+    """Waits for the end of one delivery; what the method answers is nobody's concern here."""
+
+    def __init__(self, deliveries: _Deliveries) -> None:
+        self._deliveries = deliveries
+
+    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
+        """An answer of the method."""
+
+    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
+        """The method is done."""
+        self._deliveries.ended(status, text)
+
+
+def _command_id(consumer: str, event: CloudEvent) -> str:
+    """The same whenever the event comes: source and id together are unique for distinct events."""
+    parts = "\n".join((consumer, event.attributes["source"], event.attributes["id"]))
+    return f"event-{hashlib.sha256(parts.encode()).hexdigest()[:32]}"
