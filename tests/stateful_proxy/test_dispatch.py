@@ -84,6 +84,9 @@ class Surroundings:
     def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self.replies.setdefault(call, []).append(message)
 
+    def backlog(self, call: int) -> int:
+        return 0
+
     def headers(self, call: int) -> list[api.Header]:
         return []
 
