@@ -96,7 +96,7 @@ class Commands:
                 self._absence.hold(call, method.path, lambda: self.route(command))
                 return
             if method.out:
-                self._publications.begin(call, method)
+                self._publications.begin(call, method, command.key, command.command_id)
             self._entities.command(command, shard, admission)
         elif isinstance(admission, Elsewhere):
             self._pass_on(command, admission.member)

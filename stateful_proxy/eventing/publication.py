@@ -1,7 +1,8 @@
 """Answers of methods that declare a topic are published to it before their callers get them, whoever the callers are.
 
 Guarantees: answers of one call are published in their order; a caller gets an answer only once it is published, and an error when it could not
-be. The command was executed then: asked for again by its id it is not executed again, but published. So at least once.
+be. The command was executed then: asked for again by its id it is not executed again, but published, with the id that it had. So at least
+once.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ class Publications:
         self._callers, self._sink, self._cancel, self._drained = callers, sink, cancel, drained
         self.published = self.failed = 0
 
-    def begin(self, call: int, method: MethodInfo) -> None:
-        """The method is executed here: publish its answers, if it declares a topic."""
+    def begin(self, call: int, method: MethodInfo, key: str = "", command_id: str = "") -> None:
+        """The method is executed here: publish its answers, if it declares a topic. `key`: of its entity."""
         if method.out and self._sink is not None:
-            self._callers.wrap(call, method.path, method.server_streaming, lambda inner: _Publishing(self, call, method, inner))
+            identity = f"{method.path}\n{key}\n{command_id}" if command_id else str(uuid.uuid4())
+            self._callers.wrap(call, method.path, method.server_streaming, lambda inner: _Publishing(self, call, method, identity, inner))
 
     def withdraw(self, call: int, method: MethodInfo) -> None:
         """The method is not executed here after all."""
@@ -64,7 +66,7 @@ class Publications:
                 return
             type_url, value = whole.type_url, whole.value
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        event = event_of(type_url, value, headers, method.service, str(uuid.uuid4()), now)
+        event = event_of(type_url, value, headers, method.service, publishing.next_id(), now)
         self._sink.publish(method.out, event, publishing.published)
 
     def ended(self, publishing: _Publishing, problem: str) -> None:
@@ -84,13 +86,20 @@ class Publications:
 class _Publishing(Wrapping):
     """Stands between one call and its caller."""
 
-    def __init__(self, publications: Publications, call: int, method: MethodInfo, inner: Sink) -> None:
+    def __init__(self, publications: Publications, call: int, method: MethodInfo, identity: str, inner: Sink) -> None:
+        """`identity`: the same for a command that is asked for again."""
         super().__init__(inner)
+        self._identity, self._number = identity, 0
         self._publications, self.call, self.method = publications, call, method
         self._messages: deque[tuple[bytes, Sequence[Header]]] = deque()
         """The first of them is being published."""
         self._end: tuple[int, str, Sequence[Header]] | None = None
         self._begun = self._over = False
+
+    def next_id(self) -> str:
+        """The id of the next event."""
+        self._number += 1
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._identity}\n{self._number}"))
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """One answer."""

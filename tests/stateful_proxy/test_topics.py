@@ -140,6 +140,14 @@ def test_an_answer_is_published_before_its_caller_gets_it(bench: Bench) -> None:
     assert bench.publications.published == 1
 
 
+def test_the_answer_of_a_command_that_is_asked_for_again_is_the_same_event(bench: Bench) -> None:
+    for data, command_id in ((b"k", b"1"), (b"k", b"1"), (b"k", b"2"), (b"other", b"1"), (b"k", b""), (b"k", b"")):
+        bench.callers.reply(bench.call(data, picked=(command_id, b"", b"")), b"sum")
+    ids = [event.attributes["id"] for _, event in bench.sink.events]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 5
+
+
 def test_a_caller_is_told_when_the_answer_could_not_be_published(bench: Bench) -> None:
     call = bench.call()
     bench.callers.reply(call, b"sum")
