@@ -64,7 +64,7 @@ class Dispatch:
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
         self._chosen = chosen
         self._publications = publications
-        self.topics = Topics(callers, self.invoke, topics)
+        self.topics = Topics(callers, self.invoke, self.cancel, topics)
         self._http = HttpCalls(transport, model, callers, self._execute_http, self.topics)
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
@@ -114,7 +114,7 @@ class Dispatch:
         self._callers.detach(call)
         self._reflecting.discard(call)
         self._unasked.discard(call)
-        rooms = (self._commands, self._actions, self._crdts)
+        rooms = (self._commands, self._actions, self._crdts, self.topics)
         return any(room.cancelled(call) for room in rooms) or self._health.forget(call)
 
     def _call(self, call: int, data: bytes, detail: Any) -> None:

@@ -61,9 +61,12 @@ class HttpCalls:
         elif (found := self._route(request)) is not None:
             self._transcode(request, *found)
         elif self._topics.wants(request.verb, path, headers):
-            self._topics.take(path, headers, body, lambda status, text: self._transport.respond(call, status, TEXT if text else [], text.encode()))
+            self._topics.take(call, path, headers, body, lambda status, text: self._told(call, status, text))
         else:
             self._unrouted(call, headers.get(PROBE))
+
+    def _told(self, call: int, status: int, text: str) -> None:
+        self._transport.respond(call, status, TEXT if text else [], text.encode())
 
     def _unrouted(self, call: int, probe: str | None) -> None:
         if probe is None:

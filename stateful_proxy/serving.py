@@ -113,6 +113,7 @@ class Serving:
             self.batch,
             self.callers,
             self.dispatch.invoke,
+            self.dispatch.cancel,
             self.ownership,
             self.entities,
             event_log_subscriptions(model),

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 PAGE = 20
 """Events read at once."""
+ANSWER_LIMIT = 90.0
+"""Seconds that a method has to handle an event; more than an entity has to answer, whose own error says more."""
 CONTENT_TYPE = "application/vnd.cloudstate.protobuf.any"
 
 
@@ -45,6 +47,12 @@ class _Reader:
     """The shard is not ours any more: nothing that was asked for counts."""
     problem: str = ""
     """What has been told of it already."""
+    delivery: int = 0
+    """Call that gives an event to a method now; 0: there is none."""
+    method: str = ""
+    """Path of that method."""
+    given: float = 0.0
+    """When, in monotonic seconds."""
 
 
 class EventLogs:
@@ -56,12 +64,14 @@ class EventLogs:
         batch: JournalBatch,
         callers: Callers,
         invoke: Invoke,
+        cancel: Callable[[int], object],
         losses: LossListener,
         tenants: Tenants,
         subscriptions: Sequence[Subscription],
     ) -> None:
-        """`tenants`: what else lives in the shards, told after this."""
-        self._transport, self._batch, self._callers, self._invoke, self._losses = transport, batch, callers, invoke, losses
+        """`tenants`: what else lives in the shards, told after this; `cancel`: tells who executes a call that nobody waits for it."""
+        self._transport, self._batch, self._callers, self._losses = transport, batch, callers, losses
+        self._invoke, self._cancel = invoke, cancel
         self._tenants, self._subscriptions = tenants, subscriptions
         self._readers: dict[int, list[_Reader]] = {}
         self._by_log: dict[tuple[int, str], list[_Reader]] = defaultdict(list)
@@ -118,6 +128,7 @@ class EventLogs:
             for reader in readers:
                 if not reader.gone:
                     self._do(reader, reader.progress.tick(now))
+                    self._look_overdue(reader, now)
 
     def _begin(self, shard: int, token: Token) -> None:
         readers = self._readers[shard] = [_Reader(shard, token, subscription) for subscription in self._subscriptions]
@@ -186,13 +197,13 @@ class EventLogs:
             self._fail(reader, subscription.unfit(url))
             return
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
-        invocation = Invocation(
-            method, entry.payload.data, event_metadata(reader.shard, subscription.source, entry), command_id, type_url=url
-        )
-        self._invoke(self._callers.attach(_Delivery(self, reader)), invocation)
+        invocation = Invocation(method, entry.payload.data, event_metadata(reader.shard, subscription.source, entry), command_id, type_url=url)
+        reader.delivery, reader.method, reader.given = self._callers.attach(_Delivery(self, reader)), method.path, time.monotonic()
+        self._invoke(reader.delivery, invocation)
 
     def ended(self, reader: _Reader, status: int, text: str) -> None:
         """A delivery has ended."""
+        reader.delivery = 0
         if reader.gone:
             return
         if status != Status.OK:
@@ -201,6 +212,14 @@ class EventLogs:
         self.handled += 1
         reader.problem = ""
         self._do(reader, reader.progress.was_handled(time.monotonic()))
+
+    def _look_overdue(self, reader: _Reader, now: float) -> None:
+        """A method that does not answer does not hold its consumer up for ever: the event is given again, as after any failure."""
+        if reader.delivery and now - reader.given >= ANSWER_LIMIT:
+            call, reader.delivery = reader.delivery, 0
+            self._callers.detach(call)
+            self._cancel(call)
+            self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
 
     def _fail(self, reader: _Reader, problem: str) -> None:
         self.failed += 1

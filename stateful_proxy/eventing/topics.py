@@ -31,8 +31,11 @@ Respond = Callable[[int, str], None]
 class Topics:
     """The topics that a function subscribes to."""
 
-    def __init__(self, callers: Callers, invoke: Invoke, subscriptions: Sequence[Subscription]) -> None:
-        self._callers, self._invoke = callers, invoke
+    def __init__(self, callers: Callers, invoke: Invoke, cancel: Callable[[int], object], subscriptions: Sequence[Subscription]) -> None:
+        """`cancel` tells who executes a call that nobody waits for it."""
+        self._callers, self._invoke, self._cancel = callers, invoke, cancel
+        self._open: dict[int, _Deliveries] = {}
+        """By the request that brought the event."""
         self._by_topic: dict[str, list[Subscription]] = {}
         for subscription in subscriptions:
             self._by_topic.setdefault(subscription.source, []).append(subscription)
@@ -42,8 +45,8 @@ class Topics:
         """Whether a request is one of these; names of headers are lower-case."""
         return verb == "POST" and (path.startswith(PREFIX) or (path == "/" and is_event(headers)))
 
-    def take(self, path: str, headers: Mapping[str, str], body: bytes, respond: Respond) -> None:
-        """Give the event of a request to its consumers."""
+    def take(self, request: int, path: str, headers: Mapping[str, str], body: bytes, respond: Respond) -> None:
+        """Give the event of a request to its consumers; `request`: its call."""
         topic, problem = self._topic(path)
         if problem:
             self._refuse(respond, 404, problem)
@@ -61,9 +64,19 @@ class Topics:
                 self._refuse(respond, UNFIT, f"topic {topic}: {subscription.unfit(payload.type_url)}")
                 return
             chosen.append((subscription, method))
-        deliveries = _Deliveries(len(chosen), lambda status, text: self._done(respond, status, text))
-        for subscription, method in chosen:
-            self._deliver(subscription, method, event, payload, deliveries)
+        deliveries = _Deliveries(lambda status, text: self._done(request, respond, status, text))
+        calls = [deliveries.add(self._callers) for _ in chosen]
+        self._open[request] = deliveries
+        for call, (subscription, method) in zip(calls, chosen, strict=True):
+            self._deliver(call, subscription, method, event, payload)
+
+    def cancelled(self, request: int) -> bool:
+        """The sender has gone, and will send the event again; False when it waits for none of these."""
+        deliveries = self._open.pop(request, None)
+        for call in deliveries.calls if deliveries is not None else ():
+            self._callers.detach(call)
+            self._cancel(call)
+        return deliveries is not None
 
     def _topic(self, path: str) -> tuple[str, str]:
         """The topic that a path means, and what is wrong with it."""
@@ -74,16 +87,17 @@ class Topics:
         topic = unquote(path.removeprefix(PREFIX))
         return topic, "" if topic in self._by_topic else f"topic {topic!r}: {known}"
 
-    def _deliver(self, subscription: Subscription, method: MethodInfo, event: CloudEvent, payload: Payload, deliveries: _Deliveries) -> None:
+    def _deliver(self, call: int, subscription: Subscription, method: MethodInfo, event: CloudEvent, payload: Payload) -> None:
         command_id = _command_id(subscription.consumer, event)
         invocation = Invocation(method, payload.value, metadata_of(event), command_id, type_url=payload.type_url)
-        self._invoke(self._callers.attach(_Delivery(deliveries)), invocation)
+        self._invoke(call, invocation)
 
     def _refuse(self, respond: Respond, status: int, text: str) -> None:
         self.failed += 1
         respond(status, text)
 
-    def _done(self, respond: Respond, status: int, text: str) -> None:
+    def _done(self, request: int, respond: Respond, status: int, text: str) -> None:
+        del self._open[request]
         if status == Status.OK:
             self.handled += 1
             respond(HANDLED, "")
@@ -94,16 +108,25 @@ class Topics:
 class _Deliveries:
     """One event on its way to every consumer. `done` hears the first failure, or success, when the last delivery has ended."""
 
-    def __init__(self, count: int, done: Callable[[int, str], None]) -> None:
-        self._waiting, self._done = count, done
+    def __init__(self, done: Callable[[int, str], None]) -> None:
+        self._done = done
         self._status, self._text = int(Status.OK), ""
+        self.calls: set[int] = set()
+        """Of the deliveries that have not ended."""
 
-    def ended(self, status: int, text: str) -> None:
+    def add(self, callers: Callers) -> int:
+        """The call of one more delivery."""
+        delivery = _Delivery(self)
+        delivery.call = callers.attach(delivery)
+        self.calls.add(delivery.call)
+        return delivery.call
+
+    def ended(self, call: int, status: int, text: str) -> None:
         """One of them has ended."""
-        self._waiting -= 1
+        self.calls.discard(call)
         if status != Status.OK and self._status == Status.OK:
             self._status, self._text = status, text
-        if not self._waiting:
+        if not self.calls:
             self._done(self._status, self._text)
 
 
@@ -111,14 +134,14 @@ class _Delivery:
     """Waits for the end of one delivery; what the method answers is nobody's concern here."""
 
     def __init__(self, deliveries: _Deliveries) -> None:
-        self._deliveries = deliveries
+        self._deliveries, self.call = deliveries, 0
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """An answer of the method."""
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The method is done."""
-        self._deliveries.ended(status, text)
+        self._deliveries.ended(self.call, status, text)
 
 
 def _command_id(consumer: str, event: CloudEvent) -> str:

@@ -52,6 +52,8 @@ class Surroundings:
         self.admission: Any = TOKEN
         self.waiting: dict[int, Callable[[], None]] = {}
         self.full = False
+        self.left: set[int] = set()
+        """Calls whose callers went."""
         self.commands: list[tuple[Command, int, Token]] = []
         self.reroute: Callable[[Command], bool] = lambda command: False
         self.seals: list[tuple[str, int, int, int]] = []
@@ -153,6 +155,7 @@ class Surroundings:
         return False
 
     def cancelled(self, call: int) -> bool:
+        self.left.add(call)
         return False
 
 

@@ -33,11 +33,13 @@ class Receiver:
     def __init__(self, topics: list[Subscription]) -> None:
         self.bench = Bench(topics=topics)
         self.answers: list[tuple[int, str]] = []
+        self.requests = 0
 
     def post(self, path: str, headers: Mapping[str, str], body: bytes = b"k") -> None:
         topics = self.bench.dispatch.topics
         assert topics.wants("POST", path, headers)
-        topics.take(path, headers, body, lambda status, text: self.answers.append((status, text)))
+        self.requests += 1
+        topics.take(self.requests, path, headers, body, lambda status, text: self.answers.append((status, text)))
 
 
 def test_every_consumer_gets_an_event_and_the_sender_hears_when_all_are_done() -> None:
@@ -72,6 +74,17 @@ def test_a_failure_of_one_consumer_is_the_senders_once_all_have_ended() -> None:
     assert not receiver.answers
     receiver.bench.callers.reply(call - 1, b"")
     assert receiver.answers == [(503, "not now")]
+
+
+def test_a_sender_that_goes_is_not_answered_and_its_deliveries_are_given_up() -> None:
+    receiver = Receiver(TOPICS)
+    receiver.post("/topics/orders", PROTOBUF)
+    call = receiver.bench.around.commands[0][0].call
+    assert receiver.bench.dispatch.on_event((api.CALL_CANCELLED, receiver.requests, b"", "reset"))
+    assert receiver.bench.around.left >= {call, call - 1}
+    receiver.bench.callers.reply(call, b"")
+    receiver.bench.callers.reply(call - 1, b"")
+    assert not receiver.answers
 
 
 @pytest.mark.parametrize(
