@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import activator_scenario, autoscaler_tick, balance, crdt_agreement, proxy_process, redis_journal
+from bench import activator_scenario, autoscaler_tick, balance, crdt_agreement, passivated, proxy_process, redis_journal, ways_in
 from bench.peers import MissingToolchain
-from bench.scenarios import go_peer, interleaved, our_proxy, user_function
+from bench.processes import Load
+from bench.scenarios import UNARY, go_peer, interleaved, our_proxy, user_function
 from cloudstate_core.transport import create
 from kn_cloudstate.results import Row, table, write
 
@@ -25,10 +26,11 @@ def proxy_rows(rounds: int, seconds: float) -> list[Row]:
     """CPU per command of the proxy against the Go reference and against its own grpcio backend."""
     native = native_installed()
     with user_function() as function:
-        servers = {"go": go_peer("proxy", function), "grpcio": our_proxy(function, "grpcio")}
+        load = Load(UNARY, seconds)
+        runs = {"go": (go_peer("proxy", function), load), "grpcio": (our_proxy(function, "grpcio"), load)}
         if native:
-            servers["native"] = our_proxy(function, "native")
-        found = interleaved(servers, rounds, connections=5, streams=10, seconds=seconds, keys=100)
+            runs["native"] = (our_proxy(function, "native"), load)
+        found = interleaved(runs, rounds)
     ours = found["native"] if native else found["grpcio"]
     name = f"proxy CPU per command ({'native engine' if native else 'grpcio backend'})"
     rows = [Row(name, ours, "µs", "Go reference proxy", found["go"], bar=1.0)]
@@ -46,12 +48,14 @@ def main() -> int:
     rows: list[Row] = []
     try:
         rows += proxy_rows(options.rounds, options.seconds)
+        rows += ways_in.rows(options.rounds, options.seconds, "native" if native_installed() else "grpcio")
         rows += activator_scenario.rows(options.rounds, options.seconds)
         rows += redis_journal.rows(options.rounds)
     except MissingToolchain as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     rows += proxy_process.rows()
+    rows += passivated.rows()
     rows += crdt_agreement.rows("native" if native_installed() else "grpcio")
     rows += autoscaler_tick.rows()
     rows += balance.rows()

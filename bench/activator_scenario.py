@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from autoscaler.coordination import CoordinationServer
 from bench.peers import go_peers
-from bench.processes import running, wait_listening
-from bench.scenarios import LOAD_CORE, SERVER_CORE, Server, go_peer, interleaved
+from bench.processes import Load, running, wait_listening
+from bench.scenarios import LOAD_CORE, SERVER_CORE, UNARY, Server, go_peer, interleaved
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from kn_cloudstate.ports import free_port
 from kn_cloudstate.results import Row
@@ -64,6 +64,6 @@ def rows(rounds: int, seconds: float) -> list[Row]:
     backend = free_port()
     with running([str(go_peers()), "backend", str(backend)], LOAD_CORE) as process:
         wait_listening(backend, process)
-        servers = {"activator": our_activator(Leader(backend).port), "go": go_peer("reverse", backend)}
-        found = interleaved(servers, rounds, connections=5, streams=10, seconds=seconds, keys=100)
+        load = Load(UNARY, seconds)
+        found = interleaved({"activator": (our_activator(Leader(backend).port), load), "go": (go_peer("reverse", backend), load)}, rounds)
     return [Row("activator h2c CPU per request", found["activator"], "µs", "Go reverse proxy", found["go"], bar=0.5)]

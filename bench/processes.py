@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PATIENCE = 20.0
@@ -18,12 +19,14 @@ PATIENCE = 20.0
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], core: int, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command pinned to a core until the block ends."""
+def running(
+    command: Sequence[str], core: int, environment: Mapping[str, str] | None = None, output: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command pinned to a core until the block ends; `output` as Popen's `stdout`."""
     process = subprocess.Popen(
         ["taskset", "-c", str(core % (os.cpu_count() or 1)), *command],
         env={**os.environ, **(environment or {})},
-        stdout=subprocess.DEVNULL,
+        stdout=output,
     )
     try:
         yield process
@@ -55,15 +58,28 @@ def resident_mb(pid: int) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def measure(
-    generator: pathlib.Path, port: int, pid: int, path: str, connections: int, streams: int, seconds: float, keys: int, core: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the load generator sends: calls of one method, each for the next of `keys` entities, on every stream of every connection at once."""
+
+    path: str
+    seconds: float
+    """Length of the measurement, after one second of warming up."""
+    connections: int = 5
+    streams: int = 10
+    keys: int = 100
+    json: bool = False
+    """The same messages as HTTP/JSON instead of gRPC."""
+
+
+def measure(generator: pathlib.Path, port: int, pid: int, load: Load, core: int) -> dict[str, Any]:
     """One run of the load generator with per-request headers; its figures, `server_us` = CPU µs of `pid` per request."""
     command = [
-        "taskset", "-c", str(core % (os.cpu_count() or 1)), str(generator), f"127.0.0.1:{port}", path, str(connections), str(streams),
-        "1.0", str(seconds), "--keys", str(keys), "--rich", "--pid", f"server:{pid}",
+        "taskset", "-c", str(core % (os.cpu_count() or 1)), str(generator), f"127.0.0.1:{port}", load.path, str(load.connections),
+        str(load.streams), "1.0", str(load.seconds), "--keys", str(load.keys), "--rich", "--pid", f"server:{pid}",
+        *(["--json"] if load.json else []),
     ]  # fmt: skip
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=load.seconds + 60)
     figures: dict[str, Any] = json.loads(output.stdout)
     if figures["err"]:
         raise RuntimeError(f"{figures['err']} of {figures['n']} requests failed: {output.stderr.strip()[:300]}")

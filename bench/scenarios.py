@@ -7,35 +7,39 @@ import pathlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from google.protobuf import descriptor_pb2
 
 from bench.peers import go_peers, load_generator
-from bench.processes import measure, running, wait_listening
+from bench.processes import Load, measure, running, wait_listening
 from cloudstate_core.pb.cloudstate import entity_pb2
 from kn_cloudstate.ports import free_port
+from stateful_proxy.service import ACTION, EVENT_SOURCED, VALUE_ENTITY
 
 SERVER_CORE, LOAD_CORE = 0, 1
-UNARY = "/bench.Echo/Unary"
+UNARY, UNARY_VALUE, UNARY_ACTION = "/bench.Echo/Unary", "/bench.Values/Unary", "/bench.Actions/Unary"
+"""A command of an event sourced entity, of a value entity, and of an action: the same message in and out."""
 
 Server = Callable[[], AbstractContextManager[tuple[int, int]]]
 """Starts a server under test; gives its port and pid."""
 
 
 def function_spec() -> bytes:
-    """What the benchmark's user function answers to discovery: one event sourced entity with a key and a payload."""
+    """What the benchmark's user function answers to discovery: an entity of each kind and an action, with a key and a payload."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="bench.proto", package="bench", syntax="proto3")
     message = file.message_type.add(name="Req")
     key = message.field.add(name="entity_key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
     key.options.MergeFromString(b"\xc0\x43\x01")
     message.field.add(name="data", number=2, type=field.TYPE_BYTES, label=field.LABEL_OPTIONAL)
-    service = file.service.add(name="Echo")
-    service.method.add(name="Unary", input_type=".bench.Req", output_type=".bench.Req")
-    spec = entity_pb2.EntitySpec(proto=descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString())
-    spec.entities.add(entity_type="cloudstate.eventsourced.EventSourced", service_name="bench.Echo", persistence_id="echo")
+    spec = entity_pb2.EntitySpec()
+    for name, entity_type in (("Echo", EVENT_SOURCED), ("Values", VALUE_ENTITY), ("Actions", ACTION)):
+        service = file.service.add(name=name)
+        service.method.add(name="Unary", input_type=".bench.Req", output_type=".bench.Req")
+        spec.entities.add(entity_type=entity_type, service_name=f"bench.{name}", persistence_id=name.lower())
+    spec.proto = descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
     spec.service_info.protocol_minor_version = 2
     return spec.SerializeToString()
 
@@ -82,14 +86,14 @@ def go_peer(mode: str, target: int) -> Server:
     return start
 
 
-def interleaved(servers: dict[str, Server], rounds: int, connections: int, streams: int, seconds: float, keys: int) -> dict[str, float]:
-    """CPU µs per request of each server, median of `rounds` rounds A B C A B C."""
+def interleaved(runs: Mapping[str, tuple[Server, Load]], rounds: int) -> dict[str, float]:
+    """CPU µs per request of each server under its load, median of `rounds` rounds A B C A B C."""
     generator = load_generator()
-    found: dict[str, list[float]] = {name: [] for name in servers}
+    found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, server in servers.items():
+        for name, (server, load) in runs.items():
             with server() as (port, pid):
-                figures = measure(generator, port, pid, UNARY, connections, streams, seconds, keys, LOAD_CORE)
+                figures = measure(generator, port, pid, load, LOAD_CORE)
                 found[name].append(figures["server_us"])
                 print(f"  {name}: {figures['server_us']} µs, {figures['rps']} req/s, p50 {figures['p50_us']} µs", flush=True)
     return {name: statistics.median(values) for name, values in found.items()}

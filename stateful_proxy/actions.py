@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Header, Status, Transport
+from stateful_proxy.action_commands import ActionCommands
 from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps, Origin, Relay
 from stateful_proxy.in_flight import InFlight
@@ -27,6 +28,9 @@ from stateful_proxy.metadata import answer_of
 from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 
 _SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}
+_SHAPES: Mapping[tuple[bool, bool], str] = {
+    (False, False): "handleUnary", (True, False): "handleStreamedIn", (False, True): "handleStreamedOut", (True, True): "handleStreamed",
+}  # fmt: skip
 MOST_WAITING = 1 << 20
 """Bytes that may wait for one side of a call before the other side is paused."""
 MOST_RESPONSES = 100
@@ -35,8 +39,7 @@ MOST_RESPONSES = 100
 
 def path_of(method: MethodInfo) -> str:
     """The function's method that serves this shape."""
-    shape = {(False, False): "handleUnary", (True, False): "handleStreamedIn", (False, True): "handleStreamedOut", (True, True): "handleStreamed"}
-    return _SERVICES[method.entity_type] + shape[method.client_streaming, method.server_streaming]
+    return _SERVICES[method.entity_type] + _SHAPES[method.client_streaming, method.server_streaming]
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +52,8 @@ class _Running:
     responses: deque[action_pb2.ActionResponse] = field(default_factory=deque)
     busy: bool = False
     """A response is being carried out."""
+    advancing: bool = False
+    """Responses are being carried out in a loop, which takes the next one by itself."""
     answered: bool = False
     ended: tuple[int, str] | None = None
     """Status and text with which the function ended the call."""
@@ -66,6 +71,7 @@ class Actions:
         self._follow_ups, self._report_error = follow_ups, report_error
         self._by_call: dict[int, _Running] = {}
         self._by_stream: dict[int, _Running] = {}
+        self._commands = ActionCommands()
         self._in_flight = InFlight(time.monotonic())
         self.calls = 0
 
@@ -80,14 +86,13 @@ class Actions:
         running = _Running(call, origin, stream)
         self._in_flight.add(1, time.monotonic())
         self._by_call[call] = self._by_stream[stream] = running
-        command = action_pb2.ActionCommand(service_name=method.service, name=method.name)
-        if invocation.metadata is not None and invocation.metadata.entries:
-            command.metadata.CopyFrom(invocation.metadata)
+        metadata = invocation.metadata
         if method.client_streaming and method.entity_type == ACTION:
-            self._transport.send(stream, command.SerializeToString())
-            command = action_pb2.ActionCommand()
-        if not empty:
-            self._request(running, command, invocation.payload, invocation.type_url)
+            self._transport.send(stream, self._commands.opening(method, metadata))
+            if not empty:
+                self._transport.send(stream, self._commands.payload(method, invocation.payload, invocation.type_url))
+        elif not empty:
+            self._transport.send(stream, self._commands.whole(method, invocation.payload, invocation.type_url, metadata))
         if not more:
             self._transport.half_close(stream)
 
@@ -96,11 +101,14 @@ class Actions:
         running = self._by_call.get(call)
         if running is None:
             return False
-        command, method = action_pb2.ActionCommand(), running.origin.method
+        method, stream = running.origin.method, running.stream
+        if not stream:
+            return True  # the function has ended already, and what it said last is still being carried out
         if method.entity_type == STATELESS_FUNCTION:
-            command.service_name, command.name = method.service, method.name
-        self._request(running, command, payload, type_url)
-        if call > 0 and self._transport.backlog(running.stream) > MOST_WAITING:
+            self._transport.send(stream, self._commands.whole(method, payload, type_url, b""))
+        else:
+            self._transport.send(stream, self._commands.payload(method, payload, type_url))
+        if call > 0 and self._transport.backlog(stream) > MOST_WAITING:
             self._transport.pause(call)
         return True
 
@@ -122,14 +130,10 @@ class Actions:
             running.paused = crowded
             (self._transport.pause_stream if crowded else self._transport.resume_stream)(running.stream)
 
-    def _request(self, running: _Running, command: action_pb2.ActionCommand, payload: bytes, type_url: str) -> None:
-        command.payload.type_url, command.payload.value = type_url or f"type.googleapis.com/{running.origin.method.input_type}", payload
-        self._transport.send(running.stream, command.SerializeToString())
-
     def end(self, call: int) -> bool:
         """No more requests of a streamed call; False when it is none of these."""
         running = self._by_call.get(call)
-        if running is not None:
+        if running is not None and running.stream:
             self._transport.half_close(running.stream)
         return running is not None
 
@@ -148,6 +152,10 @@ class Actions:
         running = self._by_stream.get(stream)
         if running is None:
             return False
+        if kind == api.STREAM_CLOSED:
+            del self._by_stream[stream]
+        if not running.stream:
+            return True  # nobody waits for it any more
         if kind == api.STREAM_MESSAGE:
             try:
                 running.responses.append(action_pb2.ActionResponse.FromString(data))
@@ -156,7 +164,6 @@ class Actions:
                 return True
         elif kind == api.STREAM_CLOSED:
             status, text, _, refused = detail
-            del self._by_stream[stream]
             running.stream = 0
             running.ended = (Status.UNAVAILABLE, f"the user function cannot be reached: {text}") if refused else (status, text)
         self._advance(running)
@@ -165,12 +172,24 @@ class Actions:
 
     def _advance(self, running: _Running) -> None:
         """Carry out the next response, or the end, unless one is under way."""
-        while not running.busy and running.responses and self._by_call.get(running.call) is running:
-            response = running.responses.popleft()
-            running.busy = True
-            self._follow_ups.run(running.origin, response.side_effects, lambda response=response: self._conclude(running, response))  # type: ignore[misc]
+        if running.advancing:
+            return
+        running.advancing = True
+        try:
+            while not running.busy and running.responses and self._by_call.get(running.call) is running:
+                self._carry_out(running, running.responses.popleft())
+        finally:
+            running.advancing = False
         if not running.busy and running.ended is not None and self._by_call.get(running.call) is running:
             self._ended(running, *running.ended)
+
+    def _carry_out(self, running: _Running, response: action_pb2.ActionResponse) -> None:
+        """Side effects, then the answer."""
+        running.busy = True
+        if response.side_effects:
+            self._follow_ups.run(running.origin, response.side_effects, lambda: self._conclude(running, response))
+        else:
+            self._conclude(running, response)
 
     def _conclude(self, running: _Running, response: action_pb2.ActionResponse) -> None:
         """After the side effects of a response: what the caller gets."""
@@ -244,11 +263,9 @@ class Actions:
         self._in_flight.add(-1, time.monotonic())
         if running.relay is not None:
             running.relay.withdraw()
-        if running.stream:
-            self._by_stream.pop(running.stream, None)
-            if reset:
-                self._transport.reset(running.stream)
-            running.stream = 0
+        if running.stream and reset:
+            self._transport.reset(running.stream)
+        running.stream = 0
 
     def concurrency(self, now: float) -> float:
         """Calls at the function, on average since this was asked last."""

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LATE = 3.0
 """Seconds after which a proxy that is not ready says so in its log."""
+MISTAKE = "the proxy made a mistake; its log says more"
 TICK = 1.0
 """Seconds between heartbeats and looks for idle entities."""
 
@@ -134,7 +135,9 @@ class Proxy:
         self.errors += 1
         log.exception("an event of kind %d could not be handled", event[0])
         if event[0] == api.CALL:
-            self._transport.finish(event[1], Status.INTERNAL, "the proxy made a mistake; its log says more")
+            self._transport.finish(event[1], Status.INTERNAL, MISTAKE)
+        elif event[0] == api.HTTP:
+            self._transport.respond(event[1], 500, [("content-type", b"text/plain")], MISTAKE.encode())
 
     def _other(self, event: Event) -> None:
         """Events of the admin port, the journal and discovery."""

@@ -28,7 +28,7 @@ from stateful_proxy.service import MethodInfo
 COMMAND_ID, HOP, RETRY, CHAIN = "cloudstate-command-id", "cloudstate-hop", "cloudstate-retry", "cloudstate-chain"
 PICKED = (COMMAND_ID, HOP, RETRY)
 """Headers by which a command is routed, in the order in which they are handed on."""
-SHARDS_REMEMBERED = 50_000
+SHARDS_REMEMBERED = 10_000
 MAX_PASSES = 10
 """Times that a call is passed on again after a refusal: the map change that explains the refusal is on its way here."""
 PASS_AGAIN = 0.02

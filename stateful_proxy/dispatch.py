@@ -151,14 +151,13 @@ class Dispatch:
 
     def _execute_http(self, call: int, method: MethodInfo, payload: bytes, picked: tuple[bytes, ...]) -> None:
         """Execute a command that came as HTTP; one for another proxy's entity is passed on as the request that it was."""
-        metadata = metadata_of(self._transport.headers(call))
         if not method.owned:
-            self._anywhere(call, Invocation(method, payload, metadata))
+            self._anywhere(call, Invocation(method, payload, metadata_of(self._transport.headers(call))))
         elif len(picked[0]) > MAX_COMMAND_ID:
             text = f"{method.path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
             self._callers.finish(call, Status.INVALID_ARGUMENT, text)
         elif key := self._key(call, method, payload):
-            chosen = self._chosen.of(metadata) if self._chosen else b""
+            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen else b""
             self._commands.route(routed(call, method, key, payload, picked, (), chosen))
 
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:

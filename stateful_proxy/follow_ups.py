@@ -22,9 +22,9 @@ EFFECT_LIMIT = 10.0
 """Seconds that a synchronous side effect is awaited."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
-    """The command whose reply asks."""
+    """The command whose reply asks. Never changed (and not frozen: every call of an action has one)."""
 
     call: int
     method: MethodInfo
@@ -62,7 +62,7 @@ class FollowUps:
                 continue
             self.effects += 1
             command_id = f"{origin.command_id}/{number}" if origin.command_id else ""
-            invocation = Invocation(target, effect.payload.value, effect.metadata, command_id, _longer(origin))
+            invocation = Invocation(target, effect.payload.value, effect.metadata.SerializeToString(), command_id, _longer(origin))
             if effect.synchronous:
                 self._await(invocation, lambda: self._next(origin, effects, then))
                 return
@@ -98,7 +98,8 @@ class FollowUps:
             return
         self.forwards += 1
         command_id = f"{origin.command_id}/f" if origin.command_id else ""
-        self.invoke(call, Invocation(target, forward.payload.value, forward.metadata, command_id, _longer(origin)))
+        metadata = forward.metadata.SerializeToString()
+        self.invoke(call, Invocation(target, forward.payload.value, metadata, command_id, _longer(origin)))
 
     def _target(self, origin: Origin, service: str, name: str, what: str) -> MethodInfo | None:
         """The method that is meant; None when there is none, which the function is told."""

@@ -90,7 +90,7 @@ class HttpCalls:
         try:
             payload = message_of(route, variables, request.query, request.content_type, request.body)
         except BadRequest as error:
-            self._transport.respond(request.call, 400, TEXT, str(error).encode())
+            self._transport.respond(request.call, 400, TEXT, str(error).encode(errors="backslashreplace"))
             return
         form = (_JsonStream if method.server_streaming else _Json)(self._transport, request.call, Response(route, request.accept))
         self._begin(request, form, method, payload)
@@ -154,26 +154,31 @@ class _JsonStream:
 
     def __init__(self, transport: Transport, call: int, response: Response) -> None:
         self._transport, self._call, self._response = transport, call, response
-        self._begun = False
+        self._begun = self._done = False
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """One answer."""
+        if self._done:
+            return
         try:
             item = self._response.item(payload)
-        except (DecodeError, TypeError, ValueError):
-            self.finish(Status.UNKNOWN, "the function's answer cannot be written as JSON", ())
+            if not self._begun:
+                self._begin(payload, headers)
+        except (DecodeError, TypeError, ValueError) as error:
+            self.finish(Status.UNKNOWN, f"the function's answer cannot be written as JSON: {error}", ())
             return
-        if not self._begun:
-            self._begin(payload, headers)
         self._transport.respond_data(self._call, item)
 
     def _begin(self, payload: bytes | None, headers: Sequence[Header]) -> None:
-        self._begun = True
         content_type = self._response.begin(payload)
+        self._begun = True
         self._transport.respond_begin(self._call, 200, [("content-type", content_type.encode()), *headers])
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
-        """The end."""
+        """The end; also when an answer could not be written, and then only the first one counts."""
+        if self._done:
+            return
+        self._done = True
         if status != Status.OK and not self._begun:
             self._transport.respond(self._call, STATUS.get(status, 500), TEXT, text.encode())
             return

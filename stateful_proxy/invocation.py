@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cloudstate_core.pb.cloudstate import entity_pb2
 from stateful_proxy.service import MethodInfo
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Invocation:
-    """What is asked of whom."""
+    """What is asked of whom. Never changed (and not frozen, which would make it five times as dear)."""
 
     method: MethodInfo
     payload: bytes
-    metadata: entity_pb2.Metadata | None = None
-    """For actions; entities get what is chosen of it."""
+    metadata: bytes = b""
+    """Encoded, for actions; entities get what is chosen of it."""
     command_id: str = ""
     """Under which an entity remembers that it was done; '' = it does not."""
     chain: tuple[str, ...] = ()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header
+from stateful_proxy.entity import varint
 from stateful_proxy.service import MethodInfo
 
 _NAME = re.compile(r"[0-9a-z_.\-]+")
@@ -31,10 +33,10 @@ class Chosen:
     def __bool__(self) -> bool:
         return bool(self._names or self._prefixes)
 
-    def of(self, metadata: entity_pb2.Metadata | None) -> bytes:
-        """Those of the entries that are chosen, in their order, encoded; empty: none."""
+    def of(self, metadata: bytes) -> bytes:
+        """Those of the entries that are chosen, in their order; encoded, as they came."""
         chosen = entity_pb2.Metadata()
-        for entry in metadata.entries if metadata is not None else ():
+        for entry in entity_pb2.Metadata.FromString(metadata).entries:
             name = entry.key.lower()
             if name in self._names or name.startswith(self._prefixes):
                 chosen.entries.append(entry)
@@ -44,8 +46,10 @@ class Chosen:
 def answer_of(method: MethodInfo, reply: entity_pb2.Reply) -> tuple[bytes, list[Header]]:
     """What a reply has for callers: the message, and response headers. Those of a method that publishes are an event's (`event_headers`): who
     publishes makes response headers of them."""
-    payload, metadata = method.answer(reply.payload), reply.metadata
-    return payload, event_headers(metadata) if method.out else headers_of(metadata)
+    payload = method.answer(reply.payload)
+    if not reply.HasField("metadata"):
+        return payload, []
+    return payload, event_headers(reply.metadata) if method.out else headers_of(reply.metadata)
 
 
 def event_headers(metadata: entity_pb2.Metadata) -> list[Header]:
@@ -75,14 +79,31 @@ def _passes(name: str, value: bytes, binary: bool) -> bool:
     return binary or all(0x20 <= byte < 0x7F for byte in value)
 
 
-def metadata_of(headers: Iterable[Header]) -> entity_pb2.Metadata:
-    """Request headers as metadata for the function, in their order; `-bin` values are taken as they are, decoded."""
-    metadata = entity_pb2.Metadata()
+def metadata_of(headers: Iterable[Header]) -> bytes:
+    """Request headers as metadata for the function, encoded, in their order; `-bin` values are taken as they are, decoded.
+
+    Encoded here and not by protobuf: every call of an action brings some, and most have the same names.
+    """
+    parts: list[bytes] = []
     for name, value in headers:
-        if _NOT_PASSED.match(name):
+        head = _entry_head(name)
+        if head is None:
             continue
-        if name.endswith("-bin"):
-            metadata.entries.add(key=name, bytes_value=value)
-        else:
-            metadata.entries.add(key=name, string_value=value.decode("latin-1"))
-    return metadata
+        if head[-1] == _STRING_VALUE and not value.isascii():
+            value = value.decode("latin-1").encode()
+        entry = head + varint(len(value)) + value
+        parts += (b"\n", varint(len(entry)), entry)
+    return b"".join(parts)
+
+
+_STRING_VALUE, _BYTES_VALUE = 0x12, 0x1A
+"""Tags of a MetadataEntry's fields."""
+
+
+@lru_cache(maxsize=512)
+def _entry_head(name: str) -> bytes | None:
+    """The encoded entry of a header up to its value; None for one that is not passed."""
+    if _NOT_PASSED.match(name):
+        return None
+    key = name.encode()
+    return b"\n" + varint(len(key)) + key + bytes([_BYTES_VALUE if name.endswith("-bin") else _STRING_VALUE])

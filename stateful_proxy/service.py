@@ -13,7 +13,7 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError
 
-from cloudstate_core.entity_key import KeyField, key_of
+from cloudstate_core.entity_key import KeyField, MalformedMessage, key_of
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2
 from stateful_proxy.eventing.declared import eventing_of
@@ -274,4 +274,8 @@ def _is_key(field: FieldDescriptor) -> bool:
 
 
 def _flag(options: bytes, number: int) -> bool:
-    return key_of(options, [((number,), FieldDescriptor.TYPE_BOOL)]) == "true"
+    """A flag among options; one that is no flag is another's option with the same number."""
+    try:
+        return key_of(options, [((number,), FieldDescriptor.TYPE_BOOL)]) == "true"
+    except MalformedMessage:
+        return False

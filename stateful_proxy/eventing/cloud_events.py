@@ -68,7 +68,11 @@ def _structured(body: bytes) -> CloudEvent:
     content_type = found.pop("datacontenttype", None) or JSON
     if not isinstance(content_type, str):
         raise InvalidEvent("attribute datacontenttype: must be a text")
-    data = _data(found, content_type)
+    try:
+        data = _data(found, content_type)
+        json.dumps([*found, *found.values(), content_type], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"the body has a text that is not Unicode: {error}") from error
     attributes = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items() if value is not None}
     return _checked(CloudEvent(attributes, content_type, data))
 

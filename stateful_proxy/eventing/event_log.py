@@ -197,7 +197,8 @@ class EventLogs:
             self._fail(reader, subscription.unfit(url))
             return
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
-        invocation = Invocation(method, entry.payload.data, event_metadata(reader.shard, subscription.source, entry), command_id, type_url=url)
+        metadata = event_metadata(reader.shard, subscription.source, entry).SerializeToString()
+        invocation = Invocation(method, entry.payload.data, metadata, command_id, type_url=url)
         reader.delivery, reader.method, reader.given = self._callers.attach(_Delivery(self, reader)), method.path, time.monotonic()
         self._invoke(reader.delivery, invocation)
 

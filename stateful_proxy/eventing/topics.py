@@ -89,7 +89,7 @@ class Topics:
 
     def _deliver(self, call: int, subscription: Subscription, method: MethodInfo, event: CloudEvent, payload: Payload) -> None:
         command_id = _command_id(subscription.consumer, event)
-        invocation = Invocation(method, payload.value, metadata_of(event), command_id, type_url=payload.type_url)
+        invocation = Invocation(method, payload.value, metadata_of(event).SerializeToString(), command_id, type_url=payload.type_url)
         self._invoke(call, invocation)
 
     def _refuse(self, respond: Respond, status: int, text: str) -> None:

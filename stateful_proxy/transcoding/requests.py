@@ -85,7 +85,10 @@ def _utf8(body: bytes) -> str:
 
 def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        found = json.loads(text, object_pairs_hook=_object)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # half a pair of \u escapes is no text
+        return found
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"body: is not JSON: {error}") from error
 

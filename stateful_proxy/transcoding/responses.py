@@ -29,7 +29,8 @@ class Response:
         self._events = not self._raw and EVENTS in accept
 
     def whole(self, payload: bytes) -> tuple[str, bytes]:
-        """Content type and body of a call's only answer. DecodeError when it is no message of the method's output type."""
+        """Content type and body of a call's only answer. DecodeError when it is no message of the method's output type, ValueError when HTTP
+        or JSON cannot hold it."""
         message = self._class.FromString(payload)
         if self._raw:
             return _http_body(message)
@@ -66,4 +67,6 @@ class Response:
 def _http_body(message: Message) -> tuple[str, bytes]:
     content_type: str = getattr(message, "content_type")  # noqa: B009 - the class comes from the function's descriptors
     data: bytes = getattr(message, "data")  # noqa: B009
+    if not content_type.isprintable():
+        raise ValueError(f"content_type {content_type!r}: must have no control characters")
     return content_type or "application/octet-stream", data

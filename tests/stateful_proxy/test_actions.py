@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
+from stateful_proxy.action_commands import ActionCommands
 from stateful_proxy.actions import MOST_RESPONSES, MOST_WAITING, Actions
 from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps
@@ -44,7 +47,7 @@ class Stage:
     def flush(self) -> None:
         self.flushes += 1
 
-    def begin(self, of: MethodInfo, payload: bytes = b"p", metadata: entity_pb2.Metadata | None = None, more: bool = False) -> int:
+    def begin(self, of: MethodInfo, payload: bytes = b"p", metadata: bytes = b"", more: bool = False) -> int:
         self.actions.begin(1, Invocation(of, payload, metadata), more)
         return 1
 
@@ -89,7 +92,7 @@ def test_each_shape_has_its_method(stage: Stage, of: MethodInfo, path: str) -> N
 
 def test_one_request_carries_names_payload_and_metadata(stage: Stage) -> None:
     metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key="k", string_value="v")])
-    stage.begin(UNARY, b"p", metadata)
+    stage.begin(UNARY, b"p", metadata.SerializeToString())
     expected = action_pb2.ActionCommand(service_name="t.A", name="Unary", metadata=metadata)
     expected.payload.type_url, expected.payload.value = "type.googleapis.com/t.In", b"p"
     assert stage.got() == [expected]
@@ -109,7 +112,7 @@ def test_streamed_requests_follow_a_message_of_names(stage: Stage) -> None:
 
 def test_in_protocol_0_1_every_streamed_request_has_the_names(stage: Stage) -> None:
     metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key="k", string_value="v")])
-    stage.begin(method("Old", True, entity_type=STATELESS_FUNCTION), b"one", metadata, more=True)
+    stage.begin(method("Old", True, entity_type=STATELESS_FUNCTION), b"one", metadata.SerializeToString(), more=True)
     assert stage.actions.feed(1, b"two")
     assert [(m.service_name, m.name, m.payload.value, len(m.metadata.entries)) for m in stage.got()] == [
         ("t.A", "Old", b"one", 1),
@@ -122,6 +125,55 @@ def test_a_streamed_call_without_a_request(stage: Stage, entity_type: str, messa
     stage.actions.begin(1, Invocation(method("In", True, entity_type=entity_type), b""), empty=True)
     assert len(stage.got()) == messages
     assert stage.transport.streams[1].half_closed
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=300)
+
+
+@given(TEXT, TEXT, st.binary(max_size=20_000), TEXT, TEXT)
+def test_requests_are_encoded_as_protobuf_does(service: str, name: str, payload: bytes, type_url: str, value: str) -> None:
+    of = MethodInfo(f"/{service}/{name}", service, name, "p", ACTION, "t.In", "t.Out", (), "", None)
+    metadata = entity_pb2.Metadata(entries=[entity_pb2.MetadataEntry(key="k", string_value=value)])
+    names = action_pb2.ActionCommand(service_name=service, name=name, metadata=metadata)
+    with_payload = action_pb2.ActionCommand()
+    with_payload.payload.type_url, with_payload.payload.value = type_url or "type.googleapis.com/t.In", payload
+    commands, encoded = ActionCommands(), metadata.SerializeToString()
+    read = action_pb2.ActionCommand.FromString
+    for _ in range(2):  # the second time from prepared parts
+        assert read(commands.opening(of, encoded)) == names
+        assert commands.payload(of, payload, type_url) == with_payload.SerializeToString()
+        whole = read(commands.whole(of, payload, type_url, encoded))
+        assert (whole.name, whole.service_name, whole.payload, whole.metadata) == (name, service, with_payload.payload, metadata)
+
+
+def test_many_answers_behind_an_effect(stage: Stage) -> None:
+    stage.begin(OUT)
+    stage.say(b"0", effects=(("Unary", True),))
+    for n in range(1, 3_000):
+        stage.say(b"%d" % n)
+    stage.callers.reply(stage.invoked[0][0], b"")
+    assert [int(message) for _, message in stage.messages] == list(range(3_000))
+
+
+def test_requests_after_the_functions_end_go_nowhere(stage: Stage) -> None:
+    stage.begin(BOTH, more=True)
+    stage.say(b"1", effects=(("Unary", True),))
+    stage.close()
+    sent = list(stage.transport.streams[1].sent)
+    assert stage.actions.feed(1, b"late")
+    assert stage.actions.end(1)
+    assert stage.transport.streams[1].sent == sent
+    stage.callers.reply(stage.invoked[0][0], b"")
+    assert (stage.messages, stage.transport.answers[1].status) == ([(1, b"1")], Status.OK)
+
+
+def test_the_end_of_an_answered_call_concerns_nobody_else(stage: Stage) -> None:
+    stage.begin(UNARY)
+    stage.say(b"out")
+    stage.say(b"once more")
+    assert stage.actions.on_event((api.STREAM_CLOSED, 1, b"", (0, "", [], False)))
+    assert not stage.actions.on_event((api.STREAM_CLOSED, 1, b"", (0, "", [], False)))
+    assert stage.transport.answers[1].body == b"out"
 
 
 def test_one_answer(stage: Stage) -> None:
@@ -278,7 +330,7 @@ def test_concurrency_is_the_average_since_it_was_asked_last(stage: Stage, monkey
 
 
 def test_a_function_that_reads_slowly_slows_down_its_caller(stage: Stage) -> None:
-    stage.actions.begin(7, Invocation(IN, b"one", None), more=True)
+    stage.actions.begin(7, Invocation(IN, b"one"), more=True)
     stage.transport.backlogs[1] = MOST_WAITING
     stage.actions.feed(7, b"two")
     assert stage.transport.paused == set()
@@ -292,7 +344,7 @@ def test_a_function_that_reads_slowly_slows_down_its_caller(stage: Stage) -> Non
 
 @pytest.mark.parametrize("of", [OUT, BOTH])
 def test_a_caller_that_reads_slowly_slows_down_the_function(stage: Stage, of: MethodInfo) -> None:
-    stage.actions.begin(7, Invocation(of, b"p", None))
+    stage.actions.begin(7, Invocation(of, b"p"))
     stage.say(b"a")
     assert stage.transport.paused == set()
     stage.transport.backlogs[7] = MOST_WAITING + 1
@@ -308,7 +360,7 @@ def test_a_caller_that_reads_slowly_slows_down_the_function(stage: Stage, of: Me
 
 
 def test_a_function_waits_while_its_responses_cannot_be_carried_out(stage: Stage) -> None:
-    stage.actions.begin(7, Invocation(OUT, b"p", None))
+    stage.actions.begin(7, Invocation(OUT, b"p"))
     stage.say(b"first", effects=(("Unary", True),))
     for n in range(MOST_RESPONSES):
         stage.say(b"%d" % n)

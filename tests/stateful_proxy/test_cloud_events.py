@@ -85,6 +85,9 @@ def test_attributes_that_are_no_texts_are_written_as_json_has_them() -> None:
         (STRUCTURED, b"[" * 100_000, "the body is not JSON"),
         (STRUCTURED, b"[]", "must be a JSON object"),
         (STRUCTURED, json.dumps({**BASE, "data_base64": "?"}).encode(), "data_base64: is not base64"),
+        (STRUCTURED, json.dumps({**BASE, "subject": "\ud800"}).encode(), "a text that is not Unicode"),
+        (STRUCTURED, json.dumps({**BASE, "data": ["\ud800"]}).encode(), "a text that is not Unicode"),
+        (STRUCTURED, json.dumps({**BASE, "more": {"\ud800": 1}}).encode(), "a text that is not Unicode"),
         (STRUCTURED, json.dumps({**BASE, "datacontenttype": 1}).encode(), "datacontenttype: must be a text"),
     ],
 )

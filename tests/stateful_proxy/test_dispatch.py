@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -459,7 +460,7 @@ class Told:
 def ask(bench: Bench, told: Told) -> int:
     """A forward asks for the entity 'k', which came by two other methods."""
     call = bench.callers.attach(told)
-    bench.dispatch.invoke(call, Invocation(METHOD, b"k", None, "c1/f", ("/a.A/X", "/b.B/Y")))
+    bench.dispatch.invoke(call, Invocation(METHOD, b"k", b"", "c1/f", ("/a.A/X", "/b.B/Y")))
     return call
 
 
@@ -522,3 +523,19 @@ def test_one_that_nobody_waits_for_any_more_is_taken_back(bench: Bench) -> None:
     assert bench.around.resets == [1]
     assert not bench.commands.on_event((api.STREAM_CLOSED, 1, b"", (1, "", [], False)))
     assert told.heard == []
+
+
+def test_what_is_remembered_of_keys_is_bounded(bench: Bench) -> None:
+    def use(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            key = f"entity-{number:06d}"
+            assert bench.commands.shard(METHOD, key) == shard_of("counter", key, SHARDS)
+
+    use(0, 10_000)
+    tracemalloc.start()
+    try:
+        use(10_000, 50_000)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4_000_000

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cloudstate_core.journal.api import Activate, Append, At, Commit, Cursor, EntityKey, LogEntry, ReadLog, Token, Unknown, Value
+from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Status
 from stateful_proxy.eventing import event_log
 from stateful_proxy.eventing.event_log import ANSWER_LIMIT, CONTENT_TYPE, EventLogs, event_metadata
@@ -90,8 +91,7 @@ def test_events_are_given_one_after_the_other_as_cloud_events(consumers: Consume
     first = consumers.end()
     assert consumers.given == [b"1", b"2"]
     assert (first.method, first.type_url, first.command_id) == (ONE, "type.googleapis.com/t.One", "t.A/carts/0/1")
-    assert first.metadata is not None
-    assert [(entry.key, entry.string_value) for entry in first.metadata.entries] == [
+    assert [(entry.key, entry.string_value) for entry in entity_pb2.Metadata.FromString(first.metadata).entries] == [
         ("ce-id", "0-1"),
         ("ce-source", "carts"),
         ("ce-specversion", "1.0"),

@@ -35,7 +35,7 @@ def file(name: str, package: str = "t", imports: tuple[str, ...] = (), fields: t
     return made
 
 
-KEY = field("id", 1, options=OPTION_1080)
+KEY, KEY_2 = field("id", 1, options=OPTION_1080), field("id", 2, options=OPTION_1080)
 PLAIN = file("t.proto", fields=(KEY,), service="S")
 
 
@@ -61,6 +61,12 @@ def test_a_method_as_routers_and_entities_need_it() -> None:
 def test_either_option_number_marks_a_key(option: bytes) -> None:
     model = model_of(spec(file("t.proto", fields=(field("x", 1), field("id", 2, options=option)), service="S")))
     assert model.key(model.methods["/t.S/Do"], b"\x0a\x01x\x12\x01k") == "k"
+
+
+@pytest.mark.parametrize("option", [b"\xc2\x43\x01x", b"\x92\xb5\x18\x01x", b"\xc0\x43\x00"])
+def test_an_option_of_that_number_that_is_no_flag_marks_nothing(option: bytes) -> None:
+    model = model_of(spec(file("t.proto", fields=(field("x", 1, options=option), KEY_2), service="S")))
+    assert model.methods["/t.S/Do"].key_names == "t.M.id"
 
 
 def test_several_keys_are_joined_in_the_order_of_declaration() -> None:

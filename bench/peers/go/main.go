@@ -1,6 +1,7 @@
 // Command peers is what the benchmarks compare with, and the user function that both sides are measured against.
 //
-//	peers function PORT SPEC        user function: answers discovery with the bytes of file SPEC, echoes commands, one event each
+//	peers function PORT SPEC        user function: answers discovery with the bytes of file SPEC, echoes commands: event sourced
+//	                                entities with one event each, value entities with a new value each, actions
 //	peers proxy PORT HOST:PORT      reference stateful proxy on grpc-go with an in-memory journal
 //	peers backend PORT              gRPC echo over h2c
 //	peers reverse PORT HOST:PORT    net/http reverse proxy over h2c with a concurrency limit
@@ -23,8 +24,10 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/h2c"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -32,9 +35,11 @@ import (
 )
 
 const (
-	discover = "/cloudstate.EntityDiscovery/discover"
-	handle   = "/cloudstate.eventsourced.EventSourced/handle"
-	window   = 1 << 20
+	discover    = "/cloudstate.EntityDiscovery/discover"
+	handle      = "/cloudstate.eventsourced.EventSourced/handle"
+	handleValue = "/cloudstate.valueentity.ValueEntity/handle"
+	handleUnary = "/cloudstate.action.ActionProtocol/handleUnary"
+	window      = 1 << 20
 )
 
 // raw passes bytes through and marshals messages, so that neither side pays for a codec that it does not need.
@@ -72,31 +77,74 @@ func serve(listener net.Listener, handler grpc.StreamHandler) {
 
 func function(spec []byte) grpc.StreamHandler {
 	return func(_ any, stream grpc.ServerStream) error {
-		if method, _ := grpc.MethodFromServerStream(stream); method == discover {
+		switch method, _ := grpc.MethodFromServerStream(stream); method {
+		case discover:
 			var ignored []byte
 			if err := stream.RecvMsg(&ignored); err != nil {
 				return err
 			}
 			return stream.SendMsg(&spec)
-		}
-		for {
-			in := &es.StreamIn{}
-			if err := stream.RecvMsg(in); err == io.EOF {
-				return nil
-			} else if err != nil {
-				return err
-			}
-			command := in.GetCommand()
-			if command == nil {
-				continue
-			}
-			reply := &es.EsReply{CommandId: command.Id, Events: []*es.Any_{command.Payload},
-				ClientAction: &es.ClientAction{Action: &es.ClientAction_Reply{Reply: &es.ReplyMsg{Payload: command.Payload}}}}
-			if err := stream.SendMsg(&es.StreamOut{Message: &es.StreamOut_Reply{Reply: reply}}); err != nil {
-				return err
-			}
+		case handle:
+			return eventSourced(stream)
+		case handleValue:
+			return value(stream)
+		case handleUnary:
+			return action(stream)
+		default:
+			return status.Errorf(codes.Unimplemented, "%s: this function does not serve it", method)
 		}
 	}
+}
+
+func replyOf(payload *es.Any_) *es.ClientAction {
+	return &es.ClientAction{Action: &es.ClientAction_Reply{Reply: &es.ReplyMsg{Payload: payload}}}
+}
+
+func eventSourced(stream grpc.ServerStream) error {
+	for {
+		in := &es.StreamIn{}
+		if err := stream.RecvMsg(in); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		command := in.GetCommand()
+		if command == nil {
+			continue
+		}
+		reply := &es.EsReply{CommandId: command.Id, Events: []*es.Any_{command.Payload}, ClientAction: replyOf(command.Payload)}
+		if err := stream.SendMsg(&es.StreamOut{Message: &es.StreamOut_Reply{Reply: reply}}); err != nil {
+			return err
+		}
+	}
+}
+
+func value(stream grpc.ServerStream) error {
+	for {
+		in := &es.ValueStreamIn{}
+		if err := stream.RecvMsg(in); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		command := in.GetCommand()
+		if command == nil {
+			continue
+		}
+		update := &es.ValueAction{Action: &es.ValueAction_Update{Update: &es.Update{Value: command.Payload}}}
+		reply := &es.ValueReply{CommandId: command.Id, StateAction: update, ClientAction: replyOf(command.Payload)}
+		if err := stream.SendMsg(&es.ValueStreamOut{Message: &es.ValueStreamOut_Reply{Reply: reply}}); err != nil {
+			return err
+		}
+	}
+}
+
+func action(stream grpc.ServerStream) error {
+	in := &es.ActionCommand{}
+	if err := stream.RecvMsg(in); err != nil {
+		return err
+	}
+	return stream.SendMsg(&es.ActionResponse{Response: &es.ActionResponse_Reply{Reply: &es.ReplyMsg{Payload: in.Payload}}})
 }
 
 func echo(_ any, stream grpc.ServerStream) error {

@@ -118,6 +118,8 @@ def test_a_nested_path_variable_leaves_its_neighbours() -> None:
         (FIELD, "inner.text=1", b"{}", JSON, "query parameter inner.text: is the body already"),
         (FIELD, "", b'1},{"name":"x"', JSON, "body: is not JSON"),
         (POST, "", b"[" * 100_000, JSON, "body: "),
+        (POST, "", b'{"\\ud800":1}', JSON, "body: is not JSON"),
+        (POST, "", b'{"name":"\\udc00\\ud800"}', JSON, "body: is not JSON"),
     ],
 )
 def test_a_wrong_body_is_named(rule: dict[str, Any], query: str, body: bytes, content_type: str, text: str) -> None:

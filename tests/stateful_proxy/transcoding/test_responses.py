@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from google.api import httpbody_pb2
 from google.protobuf import message_factory
 
 from cloudstate_core.transport.api import Status
@@ -29,6 +30,14 @@ def test_defaults_are_printed_unset_messages_are_not_and_large_numbers_are_text(
     }  # fmt: skip
     assert b" " not in body
     assert b"\n" not in body
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_content_type_that_no_header_can_hold_is_refused(streamed: bool) -> None:
+    [of] = routes(output_type=".google.api.HttpBody")
+    response, payload = Response(of, ""), httpbody_pb2.HttpBody(content_type="text/plain\r\nx: y", data=b"d").SerializeToString()
+    with pytest.raises(ValueError, match="must have no control characters"):
+        response.begin(payload) if streamed else response.whole(payload)
 
 
 @pytest.mark.parametrize(

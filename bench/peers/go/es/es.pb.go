@@ -649,6 +649,434 @@ type StreamOut_Reply struct {
 
 func (*StreamOut_Reply) isStreamOut_Message() {}
 
+type ValueStreamIn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ValueStreamIn_Init
+	//	*ValueStreamIn_Command
+	Message       isValueStreamIn_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueStreamIn) Reset() {
+	*x = ValueStreamIn{}
+	mi := &file_es_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueStreamIn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueStreamIn) ProtoMessage() {}
+
+func (x *ValueStreamIn) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueStreamIn.ProtoReflect.Descriptor instead.
+func (*ValueStreamIn) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ValueStreamIn) GetMessage() isValueStreamIn_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ValueStreamIn) GetInit() *Init {
+	if x != nil {
+		if x, ok := x.Message.(*ValueStreamIn_Init); ok {
+			return x.Init
+		}
+	}
+	return nil
+}
+
+func (x *ValueStreamIn) GetCommand() *Command {
+	if x != nil {
+		if x, ok := x.Message.(*ValueStreamIn_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
+type isValueStreamIn_Message interface {
+	isValueStreamIn_Message()
+}
+
+type ValueStreamIn_Init struct {
+	Init *Init `protobuf:"bytes,1,opt,name=init,proto3,oneof"`
+}
+
+type ValueStreamIn_Command struct {
+	Command *Command `protobuf:"bytes,2,opt,name=command,proto3,oneof"`
+}
+
+func (*ValueStreamIn_Init) isValueStreamIn_Message() {}
+
+func (*ValueStreamIn_Command) isValueStreamIn_Message() {}
+
+type Update struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Value         *Any_                  `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Update) Reset() {
+	*x = Update{}
+	mi := &file_es_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Update) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Update) ProtoMessage() {}
+
+func (x *Update) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Update.ProtoReflect.Descriptor instead.
+func (*Update) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Update) GetValue() *Any_ {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type ValueAction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Action:
+	//
+	//	*ValueAction_Update
+	Action        isValueAction_Action `protobuf_oneof:"action"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueAction) Reset() {
+	*x = ValueAction{}
+	mi := &file_es_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueAction) ProtoMessage() {}
+
+func (x *ValueAction) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueAction.ProtoReflect.Descriptor instead.
+func (*ValueAction) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ValueAction) GetAction() isValueAction_Action {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *ValueAction) GetUpdate() *Update {
+	if x != nil {
+		if x, ok := x.Action.(*ValueAction_Update); ok {
+			return x.Update
+		}
+	}
+	return nil
+}
+
+type isValueAction_Action interface {
+	isValueAction_Action()
+}
+
+type ValueAction_Update struct {
+	Update *Update `protobuf:"bytes,1,opt,name=update,proto3,oneof"`
+}
+
+func (*ValueAction_Update) isValueAction_Action() {}
+
+type ValueReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CommandId     int64                  `protobuf:"varint,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	ClientAction  *ClientAction          `protobuf:"bytes,2,opt,name=client_action,json=clientAction,proto3" json:"client_action,omitempty"`
+	StateAction   *ValueAction           `protobuf:"bytes,4,opt,name=state_action,json=stateAction,proto3" json:"state_action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueReply) Reset() {
+	*x = ValueReply{}
+	mi := &file_es_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueReply) ProtoMessage() {}
+
+func (x *ValueReply) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueReply.ProtoReflect.Descriptor instead.
+func (*ValueReply) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ValueReply) GetCommandId() int64 {
+	if x != nil {
+		return x.CommandId
+	}
+	return 0
+}
+
+func (x *ValueReply) GetClientAction() *ClientAction {
+	if x != nil {
+		return x.ClientAction
+	}
+	return nil
+}
+
+func (x *ValueReply) GetStateAction() *ValueAction {
+	if x != nil {
+		return x.StateAction
+	}
+	return nil
+}
+
+type ValueStreamOut struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ValueStreamOut_Reply
+	Message       isValueStreamOut_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueStreamOut) Reset() {
+	*x = ValueStreamOut{}
+	mi := &file_es_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueStreamOut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueStreamOut) ProtoMessage() {}
+
+func (x *ValueStreamOut) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueStreamOut.ProtoReflect.Descriptor instead.
+func (*ValueStreamOut) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ValueStreamOut) GetMessage() isValueStreamOut_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ValueStreamOut) GetReply() *ValueReply {
+	if x != nil {
+		if x, ok := x.Message.(*ValueStreamOut_Reply); ok {
+			return x.Reply
+		}
+	}
+	return nil
+}
+
+type isValueStreamOut_Message interface {
+	isValueStreamOut_Message()
+}
+
+type ValueStreamOut_Reply struct {
+	Reply *ValueReply `protobuf:"bytes,1,opt,name=reply,proto3,oneof"`
+}
+
+func (*ValueStreamOut_Reply) isValueStreamOut_Message() {}
+
+type ActionCommand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Payload       *Any_                  `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionCommand) Reset() {
+	*x = ActionCommand{}
+	mi := &file_es_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionCommand) ProtoMessage() {}
+
+func (x *ActionCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionCommand.ProtoReflect.Descriptor instead.
+func (*ActionCommand) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ActionCommand) GetPayload() *Any_ {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+type ActionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Response:
+	//
+	//	*ActionResponse_Reply
+	Response      isActionResponse_Response `protobuf_oneof:"response"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionResponse) Reset() {
+	*x = ActionResponse{}
+	mi := &file_es_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionResponse) ProtoMessage() {}
+
+func (x *ActionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_es_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionResponse.ProtoReflect.Descriptor instead.
+func (*ActionResponse) Descriptor() ([]byte, []int) {
+	return file_es_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ActionResponse) GetResponse() isActionResponse_Response {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *ActionResponse) GetReply() *ReplyMsg {
+	if x != nil {
+		if x, ok := x.Response.(*ActionResponse_Reply); ok {
+			return x.Reply
+		}
+	}
+	return nil
+}
+
+type isActionResponse_Response interface {
+	isActionResponse_Response()
+}
+
+type ActionResponse_Reply struct {
+	Reply *ReplyMsg `protobuf:"bytes,2,opt,name=reply,proto3,oneof"`
+}
+
+func (*ActionResponse_Reply) isActionResponse_Response() {}
+
 var File_es_proto protoreflect.FileDescriptor
 
 const file_es_proto_rawDesc = "" +
@@ -691,7 +1119,31 @@ const file_es_proto_rawDesc = "" +
 	"\bsnapshot\x18\x05 \x01(\v2\v.bench.Any_R\bsnapshot\">\n" +
 	"\tStreamOut\x12&\n" +
 	"\x05reply\x18\x01 \x01(\v2\x0e.bench.EsReplyH\x00R\x05replyB\t\n" +
-	"\amessageB\n" +
+	"\amessage\"i\n" +
+	"\rValueStreamIn\x12!\n" +
+	"\x04init\x18\x01 \x01(\v2\v.bench.InitH\x00R\x04init\x12*\n" +
+	"\acommand\x18\x02 \x01(\v2\x0e.bench.CommandH\x00R\acommandB\t\n" +
+	"\amessage\"+\n" +
+	"\x06Update\x12!\n" +
+	"\x05value\x18\x01 \x01(\v2\v.bench.Any_R\x05value\"@\n" +
+	"\vValueAction\x12'\n" +
+	"\x06update\x18\x01 \x01(\v2\r.bench.UpdateH\x00R\x06updateB\b\n" +
+	"\x06action\"\x9c\x01\n" +
+	"\n" +
+	"ValueReply\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\x03R\tcommandId\x128\n" +
+	"\rclient_action\x18\x02 \x01(\v2\x13.bench.ClientActionR\fclientAction\x125\n" +
+	"\fstate_action\x18\x04 \x01(\v2\x12.bench.ValueActionR\vstateAction\"F\n" +
+	"\x0eValueStreamOut\x12)\n" +
+	"\x05reply\x18\x01 \x01(\v2\x11.bench.ValueReplyH\x00R\x05replyB\t\n" +
+	"\amessage\"6\n" +
+	"\rActionCommand\x12%\n" +
+	"\apayload\x18\x04 \x01(\v2\v.bench.Any_R\apayload\"E\n" +
+	"\x0eActionResponse\x12'\n" +
+	"\x05reply\x18\x02 \x01(\v2\x0f.bench.ReplyMsgH\x00R\x05replyB\n" +
+	"\n" +
+	"\bresponseB\n" +
 	"Z\bpeers/esb\x06proto3"
 
 var (
@@ -706,18 +1158,25 @@ func file_es_proto_rawDescGZIP() []byte {
 	return file_es_proto_rawDescData
 }
 
-var file_es_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_es_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_es_proto_goTypes = []any{
-	(*Req)(nil),          // 0: bench.Req
-	(*Any_)(nil),         // 1: bench.Any_
-	(*Command)(nil),      // 2: bench.Command
-	(*Init)(nil),         // 3: bench.Init
-	(*Event)(nil),        // 4: bench.Event
-	(*StreamIn)(nil),     // 5: bench.StreamIn
-	(*ReplyMsg)(nil),     // 6: bench.ReplyMsg
-	(*ClientAction)(nil), // 7: bench.ClientAction
-	(*EsReply)(nil),      // 8: bench.EsReply
-	(*StreamOut)(nil),    // 9: bench.StreamOut
+	(*Req)(nil),            // 0: bench.Req
+	(*Any_)(nil),           // 1: bench.Any_
+	(*Command)(nil),        // 2: bench.Command
+	(*Init)(nil),           // 3: bench.Init
+	(*Event)(nil),          // 4: bench.Event
+	(*StreamIn)(nil),       // 5: bench.StreamIn
+	(*ReplyMsg)(nil),       // 6: bench.ReplyMsg
+	(*ClientAction)(nil),   // 7: bench.ClientAction
+	(*EsReply)(nil),        // 8: bench.EsReply
+	(*StreamOut)(nil),      // 9: bench.StreamOut
+	(*ValueStreamIn)(nil),  // 10: bench.ValueStreamIn
+	(*Update)(nil),         // 11: bench.Update
+	(*ValueAction)(nil),    // 12: bench.ValueAction
+	(*ValueReply)(nil),     // 13: bench.ValueReply
+	(*ValueStreamOut)(nil), // 14: bench.ValueStreamOut
+	(*ActionCommand)(nil),  // 15: bench.ActionCommand
+	(*ActionResponse)(nil), // 16: bench.ActionResponse
 }
 var file_es_proto_depIdxs = []int32{
 	1,  // 0: bench.Command.payload:type_name -> bench.Any_
@@ -731,11 +1190,20 @@ var file_es_proto_depIdxs = []int32{
 	1,  // 8: bench.EsReply.events:type_name -> bench.Any_
 	1,  // 9: bench.EsReply.snapshot:type_name -> bench.Any_
 	8,  // 10: bench.StreamOut.reply:type_name -> bench.EsReply
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	3,  // 11: bench.ValueStreamIn.init:type_name -> bench.Init
+	2,  // 12: bench.ValueStreamIn.command:type_name -> bench.Command
+	1,  // 13: bench.Update.value:type_name -> bench.Any_
+	11, // 14: bench.ValueAction.update:type_name -> bench.Update
+	7,  // 15: bench.ValueReply.client_action:type_name -> bench.ClientAction
+	12, // 16: bench.ValueReply.state_action:type_name -> bench.ValueAction
+	13, // 17: bench.ValueStreamOut.reply:type_name -> bench.ValueReply
+	1,  // 18: bench.ActionCommand.payload:type_name -> bench.Any_
+	6,  // 19: bench.ActionResponse.reply:type_name -> bench.ReplyMsg
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_es_proto_init() }
@@ -754,13 +1222,26 @@ func file_es_proto_init() {
 	file_es_proto_msgTypes[9].OneofWrappers = []any{
 		(*StreamOut_Reply)(nil),
 	}
+	file_es_proto_msgTypes[10].OneofWrappers = []any{
+		(*ValueStreamIn_Init)(nil),
+		(*ValueStreamIn_Command)(nil),
+	}
+	file_es_proto_msgTypes[12].OneofWrappers = []any{
+		(*ValueAction_Update)(nil),
+	}
+	file_es_proto_msgTypes[14].OneofWrappers = []any{
+		(*ValueStreamOut_Reply)(nil),
+	}
+	file_es_proto_msgTypes[16].OneofWrappers = []any{
+		(*ActionResponse_Reply)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_es_proto_rawDesc), len(file_es_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
