@@ -131,7 +131,7 @@ class ORMap(Crdt, Mapping[K, V], field="ormap"):
             for value in (*self._created.values(), *self._views.values()):
                 self._detach(value)
             self._forget()
-            self._cleared = True
+            self._cleared, self._views = True, {}
 
     @staticmethod
     def _detach(value: Crdt | None) -> None:
