@@ -144,11 +144,16 @@ class CrdtStream(EntityStream):
 
     async def read(self) -> pb.CrdtStreamOut:
         """What the function says next."""
-        message: pb.CrdtStreamOut = await self._call.read()
-        assert message is not grpc.aio.EOF, "the function has ended the stream"
+        message: Any = await self._call.read()
+        assert isinstance(message, pb.CrdtStreamOut), "the function has ended the stream"
         if message.reply.state_action.HasField("update"):
             message.reply.state_action.update.CopyFrom(ordered(message.reply.state_action.update))
         return message
+
+    async def told(self, *actions: model.RequestAction) -> pb.CrdtStreamOut:
+        """A command, and what the function says next."""
+        await self.process(*actions)
+        return await self.read()
 
     async def asked(self, asks: Asks) -> None:
         number = await self.process(*asks.actions)
