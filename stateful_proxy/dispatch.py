@@ -64,7 +64,7 @@ class Dispatch:
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
         self._chosen = chosen
         self._publications = publications
-        self.topics = Topics(callers, self.invoke, self.cancel, topics)
+        self.topics = Topics(callers, self.invoke, self.cancel, model, topics)
         self._http = HttpCalls(transport, model, callers, self._execute_http, self.topics)
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from cloudstate_core.transport.api import Header, Status
 from stateful_proxy.callers import Callers
-from stateful_proxy.eventing.cloud_events import CloudEvent, InvalidEvent, is_event, of_request
+from stateful_proxy.eventing.cloud_events import CloudEvent, InvalidEvent, is_event, is_json, of_request
 from stateful_proxy.eventing.payloads import Payload, metadata_of, payload_of
 from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.invocation import Invocation, Invoke
-from stateful_proxy.service import MethodInfo
+from stateful_proxy.service import MethodInfo, ServiceModel
+from stateful_proxy.transcoding.requests import BadRequest, message_of_json
 from stateful_proxy.transcoding.responses import STATUS
 
 PREFIX = "/topics/"
@@ -31,9 +33,11 @@ Respond = Callable[[int, str], None]
 class Topics:
     """The topics that a function subscribes to."""
 
-    def __init__(self, callers: Callers, invoke: Invoke, cancel: Callable[[int], object], subscriptions: Sequence[Subscription]) -> None:
+    def __init__(
+        self, callers: Callers, invoke: Invoke, cancel: Callable[[int], object], model: ServiceModel, subscriptions: Sequence[Subscription]
+    ) -> None:
         """`cancel` tells who executes a call that nobody waits for it."""
-        self._callers, self._invoke, self._cancel = callers, invoke, cancel
+        self._callers, self._invoke, self._cancel, self._model = callers, invoke, cancel, model
         self._open: dict[int, _Deliveries] = {}
         """By the request that brought the event."""
         self._by_topic: dict[str, list[Subscription]] = {}
@@ -56,19 +60,22 @@ class Topics:
         except InvalidEvent as error:
             self._refuse(respond, 400, str(error))
             return
-        payload = payload_of(event)
-        chosen: list[tuple[Subscription, MethodInfo]] = []
+        chosen: list[_Chosen] = []
         for subscription in self._by_topic[topic]:
-            method = subscription.method_for(payload.type_url)
-            if method is None:
-                self._refuse(respond, UNFIT, f"topic {topic}: {subscription.unfit(payload.type_url)}")
+            try:
+                found = self._choose(subscription, event)
+            except BadRequest as error:
+                self._refuse(respond, 400, str(error))
                 return
-            chosen.append((subscription, method))
+            if found is None:
+                self._refuse(respond, UNFIT, f"topic {topic}: {subscription.unfit(payload_of(event).type_url)}")
+                return
+            chosen.append(found)
         deliveries = _Deliveries(lambda status, text: self._done(request, respond, status, text))
         calls = [deliveries.add(self._callers) for _ in chosen]
         self._open[request] = deliveries
-        for call, (subscription, method) in zip(calls, chosen, strict=True):
-            self._deliver(call, subscription, method, event, payload)
+        for call, each in zip(calls, chosen, strict=True):
+            self._deliver(call, each, event)
 
     def cancelled(self, request: int) -> bool:
         """The sender has gone, and will send the event again; False when it waits for none of these."""
@@ -87,8 +94,21 @@ class Topics:
         topic = unquote(path.removeprefix(PREFIX))
         return topic, "" if topic in self._by_topic else f"topic {topic!r}: {known}"
 
-    def _deliver(self, call: int, subscription: Subscription, method: MethodInfo, event: CloudEvent, payload: Payload) -> None:
-        command_id = _command_id(subscription.consumer, event)
+    def _choose(self, subscription: Subscription, event: CloudEvent) -> _Chosen | None:
+        """The method of a consumer that takes an event, and what it gets; None: there is none. JSON that no method takes as such is read as the
+        message that the event's type names. BadRequest when it is none."""
+        payload = payload_of(event)
+        if (method := subscription.method_for(payload.type_url)) is not None:
+            return _Chosen(subscription, method, payload)
+        method = subscription.methods.get(event.type)
+        if method is None or not is_json(event.content_type):
+            return None
+        value = message_of_json(self._model.pool.FindMessageTypeByName(event.type), event.data)
+        return _Chosen(subscription, method, Payload("", value))
+
+    def _deliver(self, call: int, chosen: _Chosen, event: CloudEvent) -> None:
+        method, payload = chosen.method, chosen.payload
+        command_id = _command_id(chosen.subscription.consumer, event)
         invocation = Invocation(method, payload.value, metadata_of(event).SerializeToString(), command_id, type_url=payload.type_url)
         self._invoke(call, invocation)
 
@@ -103,6 +123,15 @@ class Topics:
             respond(HANDLED, "")
         else:
             self._refuse(respond, STATUS.get(status, 500), text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What one consumer does with an event."""
+
+    subscription: Subscription
+    method: MethodInfo
+    payload: Payload
 
 
 class _Deliveries:

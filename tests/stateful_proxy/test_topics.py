@@ -19,7 +19,7 @@ from tests.stateful_proxy.test_dispatch import METHOD, PATH, STREAMED, Bench
 ACTION_METHOD = replace(STREAMED, path="/test.Feed/Hear", service="test.Feed", input_type="google.protobuf.Any", client_streaming=False)
 EVENT = {"ce-id": "7", "ce-source": "/shop", "ce-specversion": "1.0", "ce-type": "test.Amount"}
 PROTOBUF = {**EVENT, "content-type": "application/protobuf"}
-JSON = {**EVENT, "content-type": "application/json"}
+OTHER = {**EVENT, "ce-type": "t.Other", "content-type": "application/json"}
 TOPICS = [
     Subscription("orders", "test.Counter", {"test.Amount": METHOD}),
     Subscription("orders", "test.Feed", {"google.protobuf.Any": ACTION_METHOD}),
@@ -94,7 +94,7 @@ def test_a_sender_that_goes_is_not_answered_and_its_deliveries_are_given_up() ->
         (TOPICS, "/", PROTOBUF, b"k", 404, "/: no topic is named; this function takes events of bills, orders: post to /topics/TOPIC"),
         ([], "/topics/a", PROTOBUF, b"k", 404, "topic 'a': this function takes events of no topic"),
         (TOPICS, "/topics/orders", {"content-type": "application/json"}, b"{}", 400, "attribute id: must be there and not be empty"),
-        (TOPICS, "/topics/orders", JSON, b"{}", 422, "topic orders: no method of consumer group test.Counter takes json.cloudstate.io/test.Amount"),
+        (TOPICS, "/topics/orders", OTHER, b"{}", 422, "topic orders: no method of consumer group test.Counter takes json.cloudstate.io/t.Other"),
         (TOPICS[:1], "/topics/orders", PROTOBUF, b"\xff", 400, "the request is not a test.Amount: ends early"),
         (TOPICS[:1], "/topics/orders", PROTOBUF, b"", 400, "test.Amount.id must not be empty"),
     ],

@@ -132,6 +132,14 @@ async def test_an_entity_counts_an_event_once_however_often_it_comes(proxy: Prox
     assert proxy.figure("cloudstate_topic_events_handled_total") == 4
 
 
+async def test_json_of_the_methods_own_message_is_that_message(proxy: ProxyProcess) -> None:
+    assert await post(proxy, "orders", "1", "application/json", b'{"id": "ann"}') == (204, "")
+    assert await proxy.channel.unary_unary("/t.S/Count")(b"\n\x03ann", timeout=30) == b"2"
+    status, text = await post(proxy, "orders", "2", "application/json", b'{"name": "ann"}')
+    assert status == 400
+    assert 'no field named "name"' in text
+
+
 async def test_an_actions_answer_is_published_with_its_metadata(proxy: ProxyProcess, broker: Broker, function: Feed) -> None:
     assert await post(proxy, "news", "1", "application/json", b'{"a": 1}', subject="zo%C3%AB") == (204, "")
     assert function.heard == [("json.cloudstate.io/t.M", b'\n\x08{"a": 1}')]
