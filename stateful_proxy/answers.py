@@ -16,7 +16,8 @@ from stateful_proxy.kinds import Reply
 from stateful_proxy.metadata import answer_of
 
 FORWARDED = b"\xff"
-"""Begins the recorded outcome of a command that was forwarded; the Forward follows. No encoded message begins so."""
+"""Begins the recorded outcome of a command that was forwarded; the Forward follows. No encoded message begins so; a payload that does, which
+is none, is recorded with one more of it in front."""
 
 
 class Answers:
@@ -62,7 +63,9 @@ class Answers:
     def repeat(self, command: Command, recorded: bytes) -> None:
         """The command was executed before: its caller gets what was answered then."""
         self._waiting.pop(command.call, None)
-        if recorded.startswith(FORWARDED):
+        if recorded.startswith(FORWARDED * 2):
+            self._callers.reply(command.call, recorded[1:])
+        elif recorded.startswith(FORWARDED):
             self._follow_ups.forward(_origin(command), entity_pb2.Forward.FromString(recorded[1:]))
         else:
             self._callers.reply(command.call, recorded)
@@ -82,7 +85,9 @@ class Answers:
 
 def recorded(answer: Answer) -> bytes:
     """What the journal keeps of an answer, for `Answers.repeat`."""
-    return answer.payload if answer.forward is None else FORWARDED + answer.forward.SerializeToString()
+    if answer.forward is not None:
+        return FORWARDED + answer.forward.SerializeToString()
+    return FORWARDED + answer.payload if answer.payload.startswith(FORWARDED) else answer.payload
 
 
 def _origin(command: Command) -> Origin:

@@ -90,6 +90,15 @@ def test_a_duplicate_is_answered_with_the_stored_outcome_and_the_functions_copy_
     assert bench.transport.streams[1].ended
 
 
+@pytest.mark.parametrize("payload", [b"\xff", b"\xff\xffx", b"\xff\x0a\x00", b""])
+def test_a_duplicates_answer_is_the_payload_whatever_its_bytes(bench: Any, payload: bytes) -> None:
+    bench.call(command_id="c1")
+    bench.reply(1, 1, payload, [b"e1"])
+    again = bench.call(command_id="c1")
+    bench.reply(1, 2, b"second", [b"e2"])
+    assert (bench.transport.answers[again].status, bench.transport.answers[again].body) == (0, payload)
+
+
 def test_a_retry_is_looked_up_before_it_is_executed(bench: Any) -> None:
     bench.call(command_id="c1")
     bench.reply(1, 1, b"first", [b"e1"])
