@@ -181,7 +181,7 @@ class Proxy:
         if self._serving is None:
             return {"active": 0}
         entities = self._serving.entities
-        return {"active": entities.active, "passivated": entities.passivated, "commands": entities.commands}
+        return {"active": entities.active, "passivated": entities.lives.passivated, "commands": entities.commands}
 
     # The end ------------------------------------------------------------------------------------------------------------
 

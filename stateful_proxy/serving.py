@@ -164,7 +164,7 @@ class Serving:
             )
             self.coordinator.start()
         if self.event_logs.wanted:
-            self.entities.appended = self.event_logs.appended
+            self.entities.lives.appended = self.event_logs.appended
             if peers is None:  # events may wait in shards that no command has called for yet
                 for shard in range(self.ownership.shard_count):
                     self.ownership.admit(shard)
@@ -208,7 +208,7 @@ class Serving:
 
     def function_changed(self, problem: str) -> None:
         """The function has gone, with why, or is back."""
-        self.entities.closed = problem
+        self.entities.lives.closed = problem
         self.health.changed()
         self.absence.changed(problem)
         self.batch.flush()
@@ -234,7 +234,7 @@ class Serving:
         entities, crdts, ownership, commands = self.entities, self.crdts, self.ownership, self.commands
         return {
             "cloudstate_entities_active": entities.active,
-            "cloudstate_entities_passivated_total": entities.passivated,
+            "cloudstate_entities_passivated_total": entities.lives.passivated,
             "cloudstate_commands_total": entities.commands,
             "cloudstate_commands_waiting": self.absence.waiting,
             "cloudstate_action_calls_total": self.actions.calls,
@@ -247,7 +247,7 @@ class Serving:
             "cloudstate_topic_events_failed_total": self.dispatch.topics.failed,
             "cloudstate_answers_published_total": self.publications.published,
             "cloudstate_publication_failures_total": self.publications.failed,
-            "cloudstate_journal_fenced_total": entities.fenced,
+            "cloudstate_journal_fenced_total": entities.lives.fenced,
             "cloudstate_journal_regressed_total": entities.regressed,
             "cloudstate_shards_owned": len(ownership.owned),
             "cloudstate_shard_claims_total": ownership.claims,

@@ -19,11 +19,11 @@ from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, Lo
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header, Status, Transport
 from stateful_proxy.callers import Callers
-from stateful_proxy.entities import LossListener
 from stateful_proxy.eventing.progress import Action, Deliver, Progress, ReadCursor, ReadPage, Rest, Save
 from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.invocation import Invocation, Invoke
 from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.lives import LossListener
 from stateful_proxy.ownership import Tenants
 
 log = logging.getLogger(__name__)
