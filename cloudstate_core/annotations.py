@@ -11,6 +11,8 @@ STORE = "cloudstate.io/stateful-store"
 POLICY = "cloudstate.io/policy"
 SHARDS = "cloudstate.io/shards"
 PASSIVATION = "cloudstate.io/passivation-timeout"
+ENTITY_HEADERS = "cloudstate.io/entity-headers"
+SINK = "cloudstate.io/sink"
 PAIRED = "cloudstate.io/paired"
 """Written by admission on a revision that has got its proxy; never by people."""
 REDIS_DATABASE, REDIS_SECRET = "redis.cloudstate.io/database", "redis.cloudstate.io/secret"
@@ -22,6 +24,8 @@ DEFAULT_PASSIVATION = "30s"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_HEADERS = re.compile(r"\s*[0-9a-zA-Z_.\-]+\*?\s*(,\s*[0-9a-zA-Z_.\-]+\*?\s*)*")
+_URL = re.compile(r"https?://[^\s/?#]+([/?][^\s#]*)?")
 _SHOWN = 80
 """Characters of a value that an error shows."""
 
@@ -48,6 +52,14 @@ def _text(value: str) -> str:
     return "" if value.strip() else "must not be empty"
 
 
+def _headers(value: str) -> str:
+    return "" if _HEADERS.fullmatch(value) else "must be header names with commas between them; x-* stands for all that begin so"
+
+
+def _url(value: str) -> str:
+    return "" if _URL.fullmatch(value) else "must be an http:// or https:// URL; {topic} in it stands for the topic"
+
+
 def _database(value: str) -> str:
     return "" if _NUMBER.fullmatch(value) else "must be the number of a Redis database"
 
@@ -58,6 +70,8 @@ RULES: Mapping[str, Callable[[str], str]] = {
     POLICY: _name,
     SHARDS: _shards,
     PASSIVATION: _duration,
+    ENTITY_HEADERS: _headers,
+    SINK: _url,
     "cloudstate.io/stateful-service-config": _text,
     "postgres.cloudstate.io/database": _text,
     "postgres.cloudstate.io/secret": _name,
@@ -70,10 +84,20 @@ RULES: Mapping[str, Callable[[str], str]] = {
 """What people may set; each rule gives '' or what a value must be."""
 
 
+OF_A_SINK_BINDING = ("K_SINK", "K_CE_OVERRIDES", "K_CA_CERTS")
+"""Variables that a SinkBinding sets on a service's containers: a proxy needs the function's."""
+_OF_THE_PROXY = {"CLOUDSTATE_ENTITY_HEADERS": ENTITY_HEADERS, "CLOUDSTATE_SINK": SINK}
+
+
 def is_ours(key: str) -> bool:
     """True for a key of our domains."""
     domain, slash, _ = key.partition("/")
     return bool(slash) and (domain == "cloudstate.io" or domain.endswith(".cloudstate.io"))
+
+
+def proxy_environment(annotations: Mapping[str, str]) -> dict[str, str]:
+    """What annotations say to each pod's proxy, as its environment."""
+    return {variable: annotations[key] for variable, key in _OF_THE_PROXY.items() if key in annotations}
 
 
 def errors(annotations: Mapping[str, str], known: Collection[str] = ()) -> list[str]:

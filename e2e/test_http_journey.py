@@ -18,11 +18,12 @@ ANNOTATIONS = f"""      annotations:
 """
 
 
-def ask(port: int, verb: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Status and body of one request; JSON is decoded."""
+def ask(port: int, verb: str, path: str, body: Any = None, **attributes: str) -> tuple[int, Any]:
+    """Status and body of one request; JSON is decoded. `attributes` make it a CloudEvent."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
     try:
         headers = {} if body is None else {"content-type": "application/json"}
+        headers |= {f"ce-{name}": value for name, value in attributes.items()}
         connection.request(verb, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         text = answer.read().decode()
@@ -59,3 +60,17 @@ def test_every_cart_is_reached_through_every_pod(tmp_path: pathlib.Path, port: i
         status, text = ask(port, "GET", "/carts/ann?page=2")
         assert status == 400
         assert "query parameter page" in text
+
+
+def test_events_of_a_topic_reach_carts_that_are_at_zero_and_count_once(tmp_path: pathlib.Path, port: int, running: Any) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text((SAMPLE / "service.yaml").read_text().replace("python cart.py", f"python {SAMPLE / 'cart.py'}"))
+    event = {"source": "/e2e", "specversion": "1.0", "type": "com.example.shoppingcart.AddLineItem"}
+    with running(str(service)):
+        for number in ("1", "2", "1"):
+            body = {"userId": "ann", "productId": "tea", "name": "Tea", "quantity": 2}
+            assert ask(port, "POST", "/topics/items", body, id=number, **event) == (204, "")
+        assert ask(port, "GET", "/carts/ann/items") == (200, [{"productId": "tea", "name": "Tea", "quantity": 4}])
+        status, text = ask(port, "POST", "/topics/items", {"userId": "ann", "quantity": 0}, id="3", **event)
+        assert status == 500
+        assert "it must be above zero" in text

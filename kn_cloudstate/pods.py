@@ -20,6 +20,7 @@ from typing import IO
 
 from autoscaler.fleet import Phase
 from autoscaler.scaling_loop import Pod
+from cloudstate_core import annotations as rules
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.ports import free_port
 from kn_cloudstate.preconditions import PYTHON
@@ -133,6 +134,8 @@ class LocalPods:
             "CLOUDSTATE_POD": name,
             "CLOUDSTATE_SHARDS": str(self._service.shards),
             "CLOUDSTATE_PASSIVATION_TIMEOUT": self._service.passivation_timeout,
+            **rules.proxy_environment(self._service.annotations),
+            **{name: value for name, value in self._service.environment.items() if name in rules.OF_A_SINK_BINDING},
         }
         return await _spawn([sys.executable, "-m", "stateful_proxy"], environment, output, None)
 

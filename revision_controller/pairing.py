@@ -57,7 +57,7 @@ def paired(revision: Mapping[str, Any], store: Store, proxy: ProxySettings) -> B
     _strip(function, port)
     made = copy.deepcopy(dict(revision))
     others = [copy.deepcopy(c) for n, c in enumerate(containers) if n != position]
-    made["spec"]["containers"] = [function, _proxy(metadata, annotations, store, proxy, port), *others]
+    made["spec"]["containers"] = [function, _proxy(metadata, annotations, store, proxy, function, port), *others]
     made["metadata"]["annotations"] = {CLASS_KEY: CLASS, **annotations, rules.STORE: store.name, rules.PAIRED: "v1"}
     return made
 
@@ -112,7 +112,9 @@ def _strip(function: Body, port: int) -> None:
     function["env"] = [*kept, {"name": "PORT", "value": str(port)}, {"name": "HOST", "value": "127.0.0.1"}]
 
 
-def _proxy(metadata: Mapping[str, Any], annotations: Mapping[str, str], store: Store, proxy: ProxySettings, port: int) -> Body:
+def _proxy(
+    metadata: Mapping[str, Any], annotations: Mapping[str, str], store: Store, proxy: ProxySettings, function: Body, port: int
+) -> Body:
     """The proxy's container; its probe is answered once the function was discovered and the leader has taken the pod in."""
     values = {
         "CLOUDSTATE_HOST": "0.0.0.0",
@@ -128,8 +130,10 @@ def _proxy(metadata: Mapping[str, Any], annotations: Mapping[str, str], store: S
         "CLOUDSTATE_COORDINATOR": proxy.coordinator,
         "CLOUDSTATE_JOURNAL": store.url,
         "CLOUDSTATE_LOG": proxy.log_level,
+        **rules.proxy_environment(annotations),
     }
     env: list[Body] = [{"name": key, "value": value} for key, value in values.items()]
+    env += [variable for variable in function.get("env") or [] if variable.get("name") in rules.OF_A_SINK_BINDING]
     if store.password is not None:
         reference = {"secretKeyRef": {"name": store.password.name, "key": store.password.key}}
         env.append({"name": "CLOUDSTATE_JOURNAL_PASSWORD", "valueFrom": reference})

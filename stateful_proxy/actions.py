@@ -24,7 +24,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps, Origin, Relay
 from stateful_proxy.in_flight import InFlight
 from stateful_proxy.invocation import Invocation
-from stateful_proxy.metadata import headers_of
+from stateful_proxy.metadata import answer_of
 from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 
 _SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}
@@ -222,16 +222,16 @@ class Actions:
     def _reply(self, running: _Running, reply: entity_pb2.Reply, single: bool) -> None:
         if mistake := running.origin.method.mistyped(reply.payload.type_url):
             self._report_error(mistake)
-        headers = headers_of(reply.metadata) if reply.HasField("metadata") and not running.answered else []
+        payload, headers = answer_of(running.origin.method, reply)
         if single:
             self._forget(running)
-            self._callers.reply(running.call, reply.payload.value, headers)
+            self._callers.reply(running.call, payload, headers)
         else:
-            self._message(running, reply.payload.value, headers)
+            self._message(running, payload, headers)
 
     def _message(self, running: _Running, payload: bytes, headers: Sequence[Header]) -> None:
         """One answer of a streamed call."""
-        self._callers.message(running.call, payload, () if running.answered else headers)
+        self._callers.message(running.call, payload, () if running.answered and not running.origin.method.out else headers)
         running.answered = True
 
     def _next(self, running: _Running) -> None:

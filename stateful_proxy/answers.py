@@ -13,7 +13,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.entity import Answer, Command, Entity
 from stateful_proxy.follow_ups import FollowUps, Origin
 from stateful_proxy.kinds import Reply
-from stateful_proxy.metadata import headers_of
+from stateful_proxy.metadata import answer_of
 
 FORWARDED = b"\xff"
 """Begins the recorded outcome of a command that was forwarded; the Forward follows. No encoded message begins so; a payload that does, which
@@ -37,8 +37,8 @@ class Answers:
         told = action.reply
         if kind and (mistake := command.method.mistyped(told.payload.type_url)):
             self._report_error(mistake)
-        headers = headers_of(told.metadata) if told.HasField("metadata") else []
-        return Answer(told.payload.value, headers, entity.seq, steps, kind is None, effects=reply.side_effects)
+        payload, headers = answer_of(command.method, told)
+        return Answer(payload, headers, entity.seq, steps, kind is None, effects=reply.side_effects)
 
     def deliver(self, command: Command, answer: Answer) -> None:
         """The change is stored: side effects first, then what the caller gets."""

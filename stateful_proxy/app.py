@@ -61,7 +61,8 @@ class Proxy:
         settings = self.settings
         self._function = self._transport.connect(settings.function)
         told = (self._discovered, self._replaced, self._function_changed)
-        self._discovery = Discovery(self._transport, self._function, settings.function, _version(), *told, settings.oldest_protocol)
+        rules = (settings.oldest_protocol, bool(settings.sink))
+        self._discovery = Discovery(self._transport, self._function, settings.function, _version(), *told, *rules)
         self._discovery.start()
         self._transport.after(LATE, self._tell_late)
         self._on_journal_event = open_journal(
@@ -180,7 +181,7 @@ class Proxy:
         if self._serving is None:
             return {"active": 0}
         entities = self._serving.entities
-        return {"active": entities.active, "passivated": entities.passivated, "commands": entities.commands}
+        return {"active": entities.active, "passivated": entities.lives.passivated, "commands": entities.commands}
 
     # The end ------------------------------------------------------------------------------------------------------------
 
@@ -195,6 +196,8 @@ class Proxy:
 
     def stop(self) -> None:
         """Close journal and transport."""
+        if self._serving is not None:
+            self._serving.close()
         if self._journal is not None:
             self._journal.close()
         self._transport.stop()

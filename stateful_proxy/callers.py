@@ -7,7 +7,7 @@ know the difference. Guarantees: an answer to a call that has ended is a no-op; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cloudstate_core.transport.api import Header, Status, Transport
@@ -21,6 +21,35 @@ class Sink(Protocol):
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The end of the call, a gRPC status; without a message before it when there was none."""
+
+
+class Wrapping(Sink):
+    """A sink that stands between a call and who takes its outcome."""
+
+    def __init__(self, inner: Sink) -> None:
+        self.inner = inner
+        self.waiting = 0
+        """Bytes of answers that it holds back."""
+
+
+class _Caller:
+    """Who has made a call of the transport's, as a sink."""
+
+    def __init__(self, transport: Transport, call: int, path: str, streamed: bool) -> None:
+        self._transport, self._call, self._path, self._streamed = transport, call, path, streamed
+        self._answered = False
+
+    def message(self, payload: bytes, headers: Sequence[Header]) -> None:
+        """One answer."""
+        self._answered = True
+        self._transport.send_message(self._call, payload, headers)
+
+    def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
+        """The end."""
+        if status == Status.OK and not self._answered and not self._streamed:
+            self._transport.finish(self._call, Status.UNKNOWN, _unanswered(self._path))
+        else:
+            self._transport.finish(self._call, status, text, trailers)
 
 
 class Callers:
@@ -38,6 +67,22 @@ class Callers:
             call = self._last
         self._sinks[call] = sink
         return call
+
+    def wrap(self, call: int, path: str, streamed: bool, make: Callable[[Sink], Wrapping]) -> None:
+        """Put a sink between a call of a method and who takes its outcome so far. `streamed`: it may have any number of answers."""
+        inner = self._sinks.get(call)
+        if inner is None and call > 0:
+            inner = _Caller(self._transport, call, path, streamed)
+        if inner is not None:
+            self._sinks[call] = make(inner)
+
+    def unwrap(self, call: int) -> None:
+        """Take it away again."""
+        if isinstance(sink := self._sinks.get(call), Wrapping):
+            if isinstance(sink.inner, _Caller):
+                del self._sinks[call]
+            else:
+                self._sinks[call] = sink.inner
 
     def detach(self, call: int) -> None:
         """Nobody waits any more."""
@@ -62,7 +107,8 @@ class Callers:
 
     def backlog(self, call: int) -> int:
         """Bytes of the answer that wait for the caller; DRAINED follows when there are some."""
-        return self._transport.backlog(call) if call > 0 else 0
+        held = sink.waiting if isinstance(sink := self._sinks.get(call), Wrapping) else 0
+        return held + (self._transport.backlog(call) if call > 0 else 0)
 
     def finish(self, call: int, status: int, text: str = "", trailers: Sequence[Header] = ()) -> None:
         """End a call with a status."""
@@ -78,4 +124,8 @@ class Callers:
         if sink is not None:
             sink.finish(Status.OK, "", ())
         elif call > 0:
-            self._transport.finish(call, Status.UNKNOWN, f"{path}: the function gave no answer for the caller")
+            self._transport.finish(call, Status.UNKNOWN, _unanswered(path))
+
+
+def _unanswered(path: str) -> str:
+    return f"{path}: the function gave no answer for the caller"

@@ -19,6 +19,7 @@ from stateful_proxy.absence import Absence
 from stateful_proxy.callers import Callers
 from stateful_proxy.entities import Entities
 from stateful_proxy.entity import Command
+from stateful_proxy.eventing.publication import Publications
 from stateful_proxy.metadata import headers_of
 from stateful_proxy.ownership import Elsewhere, Ownership, Unavailable, Waiting
 from stateful_proxy.peers import Peers
@@ -62,10 +63,11 @@ class Commands:
         entities: Entities,
         peers: Peers | None,
         absence: Absence,
+        publications: Publications,
         flush: Callable[[], None],
     ) -> None:
         self._transport, self._callers, self._ownership, self._entities = transport, callers, ownership, entities
-        self._peers, self._absence, self._flush = peers, absence, flush
+        self._peers, self._absence, self._publications, self._flush = peers, absence, publications, flush
         self._shards: dict[tuple[str, str], int] = {}
         self._passed: dict[int, Command] = {}
         self._again: dict[int, Command] = {}
@@ -93,6 +95,8 @@ class Commands:
             if self._absence.problem:
                 self._absence.hold(call, method.path, lambda: self.route(command))
                 return
+            if method.out:
+                self._publications.begin(call, method, command.key, command.command_id)
             self._entities.command(command, shard, admission)
         elif isinstance(admission, Elsewhere):
             self._pass_on(command, admission.member)
@@ -177,6 +181,7 @@ class Commands:
     def _moved(self, command: Command) -> bool:
         """Take back what an entity here has not executed, since its shard leaves; False when another proxy sent it, which asks elsewhere."""
         if not command.passed:
+            self._publications.withdraw(command.call, command.method)
             self._try_again(command, "the shard is moving")
         return not command.passed
 

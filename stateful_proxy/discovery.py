@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Transport
-from stateful_proxy.eventing.subscriptions import event_log_subscriptions
+from stateful_proxy.eventing.subscriptions import check_eventing
 from stateful_proxy.service import PROTOCOLS, SUPPORTED, InvalidSpec, ServiceModel, Version, difference, model_of
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Discovery:
     """One function's discovery. `problem` says why commands cannot be given to it now; `changed` is called whenever it has changed.
 
     `on_model` is called once, with the first good answer; `on_other` when the function has come back as another, with what is wrong.
-    `oldest`: the protocol version that it must speak at least.
+    `oldest`: the protocol version that it must speak at least; `sink`: there is where to publish what it declares to publish.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class Discovery:
         on_other: Callable[[str], None],
         changed: Callable[[], None],
         oldest: Version = PROTOCOLS[0],
+        sink: bool = False,
     ) -> None:
         self._where = f"user function at {target}"
         self.problem = f"{self._where}: has not answered discovery yet"
         self._transport, self._function = transport, function
-        self._on_model, self._on_other, self._changed, self._oldest = on_model, on_other, changed, oldest
+        self._on_model, self._on_other, self._changed = on_model, on_other, changed
+        self._oldest, self._sink = oldest, sink
         self._question = entity_pb2.ProxyInfo(
             protocol_minor_version=2, proxy_name="cloudstate-knative", proxy_version=version, supported_entity_types=SUPPORTED
         ).SerializeToString()
@@ -105,7 +107,7 @@ class Discovery:
     def _check(self, answer: bytes) -> None:
         try:
             model = model_of(entity_pb2.EntitySpec.FromString(answer), self._oldest)
-            event_log_subscriptions(model)
+            check_eventing(model, self._sink)
         except (InvalidSpec, DecodeError) as error:
             self._wrong(f"cannot be served: {error}", str(error))
             return

@@ -5,6 +5,7 @@ Whatever comes in is told apart here, once; forwards, side effects, events and H
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -20,6 +21,9 @@ from stateful_proxy.commands import CHAIN, COMMAND_ID, PICKED, Commands, routed
 from stateful_proxy.crdt.crdts import Crdts
 from stateful_proxy.crdt.replication import REPLICATE
 from stateful_proxy.entity import Command
+from stateful_proxy.eventing.publication import Publications
+from stateful_proxy.eventing.subscriptions import Subscription
+from stateful_proxy.eventing.topics import Topics
 from stateful_proxy.health import Health
 from stateful_proxy.http_calls import HttpCalls
 from stateful_proxy.invocation import Invocation
@@ -52,11 +56,16 @@ class Dispatch:
         ownership: Ownership,
         health_: Health,
         chosen: Chosen,
+        publications: Publications,
+        topics: Sequence[Subscription],
     ) -> None:
+        """`topics`: the consumers of events that come as HTTP CloudEvents."""
         self._transport, self._model, self._callers = transport, model, callers
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
         self._chosen = chosen
-        self._http = HttpCalls(transport, model, callers, self._execute_http)
+        self._publications = publications
+        self.topics = Topics(callers, self.invoke, self.cancel, model, topics)
+        self._http = HttpCalls(transport, model, callers, self._execute_http, self.topics)
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
         """Calls that watch health and have not said what yet."""
@@ -105,7 +114,7 @@ class Dispatch:
         self._callers.detach(call)
         self._reflecting.discard(call)
         self._unasked.discard(call)
-        rooms = (self._commands, self._actions, self._crdts)
+        rooms = (self._commands, self._actions, self._crdts, self.topics)
         return any(room.cancelled(call) for room in rooms) or self._health.forget(call)
 
     def _call(self, call: int, data: bytes, detail: Any) -> None:
@@ -154,6 +163,7 @@ class Dispatch:
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
         """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""
         method = invocation.method
+        self._publications.begin(call, method, command_id=invocation.command_id)
         if method.entity_type == CRDT:
             if key := self._key(call, method, invocation.payload):
                 self._crdts.command(call, invocation, key, self._chosen.of(invocation.metadata) if self._chosen else b"")

@@ -1,4 +1,4 @@
-"""All owned entities in memory: mailboxes, streams to the user function, and the journal behind them.
+"""Commands on owned entities: their mailboxes, the function's answers, and the journal behind them.
 
 Guarantees: one command in flight per entity; an answer leaves only after its change is stored; after a refused or unknown append the
 function's copy is thrown away and rebuilt, so memory never differs from the journal; every command ends with exactly one answer.
@@ -7,54 +7,30 @@ function's copy is thrown away and rebuilt, so memory never differs from the jou
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from cloudstate_core.journal.api import (
-    Activate,
-    Active,
-    Appended,
-    Duplicate,
-    EntityKey,
-    Fenced,
-    Found,
-    Lookup,
-    Outcome,
-    Regressed,
-    Token,
-    Unbound,
-    Unknown,
-)
+from cloudstate_core.journal.api import Appended, Duplicate, EntityKey, Fenced, Found, Lookup, Outcome, Regressed, Token, Unbound, Unknown
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Status, Transport
 from stateful_proxy.answers import Answers, recorded
 from stateful_proxy.callers import Callers
-from stateful_proxy.entity import Command, CommandEncoder, Entity, State, id_field
+from stateful_proxy.entity import Command, CommandEncoder, Entity, State
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.kinds import KINDS, Kind, Reply
+from stateful_proxy.lives import Lives, LossListener, why
 from stateful_proxy.residents import Residents
-from stateful_proxy.service import MethodInfo
 from stateful_proxy.shard_load import ShardLoad
 
 log = logging.getLogger(__name__)
 
-IN_DOUBT = "the journal gave no definite answer, so the command may have been executed"
 _AT_JOURNAL = (State.APPENDING, State.LOOKING_UP)
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
-
-
-class LossListener(Protocol):
-    """Hears that the journal has fenced this proxy out of a shard."""
-
-    def lost(self, shard: int, refused: Token, epoch: int) -> None:
-        """The token is the shard's no more, which is at `epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +62,15 @@ class Entities:
         report_error: Callable[[str], None],
         kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
-        self._transport, self._function, self._losses = transport, function, losses
-        self._ask = batch.ask
-        self._limits, self._report_error = limits, report_error
-        self._callers, self._kinds = callers, kinds
+        self._transport, self._ask = transport, batch.ask
+        self._limits, self._report_error, self._callers = limits, report_error, callers
         residents = self._residents = Residents(limits.streams)
         self._by_key, self._by_stream, self._by_call = residents.by_key, residents.by_stream, residents.by_call
         self._answers = Answers(callers, follow_ups, report_error, residents.by_call)
+        self.lives = Lives(transport, function, batch, losses, residents, self._answers, kinds, limits.idle, self._next)
         self._encoder = CommandEncoder()
         self._load = ShardLoad()
-        self.appended: Callable[[int, str], None] | None = None
-        """Hears when a change is stored: (shard, persistence id)."""
-        self.closed = ""
-        """Why no entity may be brought to life just now: the function is away, or may be another one."""
-        self.passivated = self.regressed = self.fenced = self.commands = 0
+        self.regressed = self.commands = 0
 
     def route_again(self, reroute: Callable[[Command], bool]) -> None:
         """Let `reroute` take back what is not executed, since its shard leaves; it returns False for what it does not take."""
@@ -124,14 +95,14 @@ class Entities:
         key = EntityKey(method.persistence_id, command.key)
         entity = self._by_key.get(key)
         if entity is None:
-            if self.closed:
-                self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.closed}")
+            if self.lives.closed:
+                self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.lives.closed}")
                 return
             if self._residents.full:
                 text = f"{method.service}: too many entities wait for a stream to the function, no more are taken"
                 self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
                 return
-            entity = self._create(key, method, shard, token)
+            entity = self.lives.create(key, method, shard, token)
         elif entity.leaving:
             self._by_call[call] = entity
             self._answers.refuse(command, "draining")
@@ -146,103 +117,18 @@ class Entities:
         else:
             entity.mailbox.append(command)
             self._next(entity)
-            self._make_room()
-
-    def _create(self, key: EntityKey, method: MethodInfo, shard: int, token: Token) -> Entity:
-        kind = self._kinds[method.entity_type]
-        entity = Entity(key, shard, token, method.service, kind, id_field(key.entity_id), used=time.monotonic())
-        entity.idle_limit = method.passivation or self._limits.idle
-        if self._residents.add(entity):
-            self._activate(entity)
-        return entity
-
-    def _make_room(self) -> None:
-        """Let an idle entity leave, if others wait for its place."""
-        if (idle := self._residents.make_room()) is not None:
-            self._leave(idle)
-
-    def _activate(self, entity: Entity) -> None:
-        """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
-        entity.state = State.ACTIVATING
-        entity.binding = secrets.token_bytes(8)
-        operation = Activate(entity.shard, entity.token, entity.key, entity.binding)
-        self._ask(operation, lambda outcome: self._activated(entity, outcome))
-
-    def _activated(self, entity: Entity, outcome: Outcome) -> None:
-        if entity not in self._residents:
-            return
-        if isinstance(outcome, Active):
-            self._settle(entity, outcome.seq)
-            entity.state = State.IDLE
-            if entity.leaving or not entity.mailbox:
-                self._refuse_waiting(entity)
-                self._leave(entity)
-                return
-            self._open(entity, outcome)
-        elif isinstance(outcome, Fenced):
-            self._settle_fenced(entity)
-            self._lost(entity, outcome.epoch)
-        else:
-            if entity.current is not None:
-                self._answers.finish(entity.current, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}; {IN_DOUBT}")
-                self._done(entity)
-            self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
-
-    def _open(self, entity: Entity, active: Active) -> None:
-        """Give the function the entity as the journal has it."""
-        entity.seq, entity.next_id, entity.state = active.seq, 1, State.IDLE
-        if self.closed:
-            self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: {self.closed}")
-            return
-        entity.stream = self._transport.open(self._function, entity.kind.handle)
-        self._by_stream[entity.stream] = entity
-        for message in entity.kind.opening(entity, active):
-            self._transport.send(entity.stream, message)
-        self._next(entity)
-
-    def _settle(self, entity: Entity, seq: int) -> None:
-        """After an append whose outcome was unknown: the journal tells now whether it happened."""
-        command, answer = entity.current, entity.answer
-        entity.current = entity.answer = None
-        if command is None:
-            return
-        if answer is not None and seq >= answer.expected_seq + answer.steps:
-            self._tell_appended(entity)
-            self._answers.deliver(command, answer)
-        else:
-            entity.mailbox.appendleft(command)
-
-    def _settle_fenced(self, entity: Entity) -> None:
-        """After an append whose outcome was unknown, in a shard that is lost: it can no longer land, so its command id tells."""
-        command, answer = entity.current, entity.answer
-        self._done(entity)
-        if command is None or answer is None:
-            return
-        doubt = f"{entity.service}: the shard has moved; {IN_DOUBT}"
-        if not command.command_id:
-            self._answers.finish(command, Status.UNAVAILABLE, doubt)
-            return
-
-        def found(outcome: Outcome) -> None:
-            if not isinstance(outcome, Found):
-                self._answers.finish(command, Status.UNAVAILABLE, doubt)
-            elif outcome.outcome is None:
-                self._answers.refuse(command, "lost")
-            else:
-                self._answers.repeat(command, outcome.outcome)
-
-        self._ask(Lookup(entity.shard, entity.key, command.command_id), found)
+            self.lives.make_room()
 
     def _next(self, entity: Entity) -> None:
         """Begin the next waiting command, if the entity is free; leave, if it is to."""
         if entity.state is not State.IDLE:
             return
         if entity.leaving:
-            self._refuse_waiting(entity)
-            self._leave(entity)
+            self.lives.refuse_waiting(entity)
+            self.lives.leave(entity)
             return
         if not entity.mailbox:
-            self._make_room()
+            self.lives.make_room()
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id and not command.looked_up:
@@ -256,9 +142,9 @@ class Entities:
         """A command that may have been executed before is answered from the journal if it was; never executed while nobody knows."""
         if entity.current is not command:
             return
-        self._done(entity)
+        entity.done()
         if not isinstance(outcome, Found):
-            self._answers.finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
+            self._answers.finish(command, Status.UNAVAILABLE, f"{entity.service}: {why(outcome)}")
         elif outcome.outcome is not None:
             self._answers.repeat(command, outcome.outcome)
         else:
@@ -270,7 +156,7 @@ class Entities:
         if entity.stream or entity.leaving:
             self._next(entity)
         else:
-            self._reload(entity)
+            self.lives.reload(entity)
 
     def _execute(self, entity: Entity, command: Command) -> None:
         entity.state, entity.current = State.BUSY, command
@@ -321,7 +207,7 @@ class Entities:
         assert command is not None
         action, changes = reply.client_action, entity.kind.changes(reply)
         if action.HasField("failure"):
-            self._done(entity)
+            entity.done()
             self._answers.finish(command, Status.UNKNOWN, action.failure.description)
             self._after_failure(entity, reload=changes or action.failure.restart)
             return
@@ -329,7 +215,7 @@ class Entities:
         if not changes:
             if ignored := entity.kind.ignored(reply):
                 self._report_error(f"{command.method.path}: {ignored}")
-            self._done(entity)
+            entity.done()
             self._answers.deliver(command, answer)
             self._next(entity)
             return
@@ -342,48 +228,41 @@ class Entities:
         assert answer is not None
         if isinstance(outcome, Appended):
             entity.seq = outcome.seq
-            self._tell_appended(entity)
-            self._done(entity)
+            self.lives.tell_appended(entity)
+            entity.done()
             self._answers.deliver(command, answer)
             self._go_on(entity)
         elif isinstance(outcome, Duplicate):
-            self._done(entity)
+            entity.done()
             self._answers.repeat(command, outcome.outcome)
-            self._reload(entity)
+            self.lives.reload(entity)
         elif isinstance(outcome, Unknown):
-            self._reload(entity)
+            self.lives.reload(entity)
         else:
             self._refused(entity, command, outcome)
 
-    def _tell_appended(self, entity: Entity) -> None:
-        if self.appended is not None:
-            self.appended(entity.shard, entity.key.persistence_id)
-
     def _refused(self, entity: Entity, command: Command, outcome: Outcome) -> None:
         """The append definitely did not happen."""
-        self._done(entity)
+        entity.done()
         if isinstance(outcome, Fenced) or (isinstance(outcome, Unbound) and outcome.epoch > entity.token.epoch):
             entity.mailbox.appendleft(command)
-            self._lost(entity, outcome.epoch)
+            self.lives.lost(entity, outcome.epoch)
         elif isinstance(outcome, Unbound) and command.attempts < MAX_ATTEMPTS:
             command.attempts += 1
             entity.mailbox.appendleft(command)
-            self._reload(entity)
+            self.lives.reload(entity)
         elif isinstance(outcome, Regressed):
             self.regressed += 1
             log.error("%s: the journal is at sequence %d, not %d: it lost acknowledged writes", entity.service, outcome.seq, entity.seq)
             self._answers.finish(command, Status.DATA_LOSS, f"{entity.service}: the journal has lost acknowledged events of this entity")
-            self._reload(entity)
+            self.lives.reload(entity)
         else:
-            self._answers.finish(command, Status.UNAVAILABLE, f"{entity.service}: {_why(outcome)}")
-            self._reload(entity)
-
-    def _done(self, entity: Entity) -> None:
-        entity.state, entity.current, entity.answer = State.IDLE, None, None
+            self._answers.finish(command, Status.UNAVAILABLE, f"{entity.service}: {why(outcome)}")
+            self.lives.reload(entity)
 
     def _after_failure(self, entity: Entity, reload: bool) -> None:
         if reload:
-            self._reload(entity, at_once=True)
+            self.lives.reload(entity, at_once=True)
         else:
             self._next(entity)
 
@@ -406,7 +285,7 @@ class Entities:
             return
         status, text, _, refused = detail
         if refused or status == Status.UNAVAILABLE:
-            self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: the user function cannot be reached: {text}")
+            self.lives.fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: the user function cannot be reached: {text}")
         else:
             self._crash(entity, "termination", f"the function closed the stream with status {status}: {text}")
 
@@ -415,68 +294,12 @@ class Entities:
         told = f"Unexpected {noun} {what}"
         log.warning("%s: %s: %s", entity.service, told, logged)
         if entity.state in _AT_JOURNAL:
-            self._close_stream(entity, reset=True)
+            self.lives.close_stream(entity, reset=True)
             return
         if entity.current is not None:
             self._answers.finish(entity.current, Status.UNKNOWN, told)
-        self._done(entity)
-        self._fail_all(entity, Status.UNKNOWN, f"{noun[0].upper()}{noun[1:]} terminated")
-
-    def _fail_all(self, entity: Entity, status: Status, text: str) -> None:
-        """Everything that waits fails and the entity leaves memory; the next command activates it anew."""
-        waiting = [*([entity.current] if entity.current else []), *entity.mailbox]
-        entity.mailbox.clear()
-        self._done(entity)
-        self._close_stream(entity, reset=True)
-        self._forget(entity)
-        for command in waiting:
-            self._answers.finish(command, status, text)
-
-    def _reload(self, entity: Entity, at_once: bool = False) -> None:
-        """Throw the function's copy away; rebuild it if commands wait (or at once), else with the next one."""
-        self._close_stream(entity, reset=not at_once)
-        if entity.mailbox or entity.current is not None or entity.leaving:
-            self._activate(entity)
-        elif at_once:
-            self._rebuild(entity)
-        else:
-            self._forget(entity)
-
-    def _rebuild(self, entity: Entity) -> None:
-        """Activate without a waiting command: the function asked for a fresh start now."""
-        entity.state = State.ACTIVATING
-        entity.binding = secrets.token_bytes(8)
-
-        def rebuilt(outcome: Outcome) -> None:
-            if isinstance(outcome, Active) and entity in self._residents and not entity.leaving:
-                self._open(entity, outcome)
-            else:
-                self._activated(entity, outcome)
-
-        self._ask(Activate(entity.shard, entity.token, entity.key, entity.binding), rebuilt)
-
-    def _close_stream(self, entity: Entity, reset: bool) -> None:
-        if entity.stream:
-            self._by_stream.pop(entity.stream, None)
-            if reset:
-                self._transport.reset(entity.stream)
-            else:
-                self._transport.half_close(entity.stream)
-            entity.stream = 0
-
-    def _forget(self, entity: Entity) -> None:
-        self._residents.remove(entity)
-        while (waiting := self._residents.next_queued()) is not None:
-            if waiting.mailbox:
-                self._activate(waiting)
-            else:  # its callers have gone
-                self._residents.remove(waiting)
-
-    def _leave(self, entity: Entity) -> None:
-        """Out of memory, in good order."""
-        self.passivated += 1
-        self._close_stream(entity, reset=False)
-        self._forget(entity)
+        entity.done()
+        self.lives.fail_all(entity, Status.UNKNOWN, f"{noun[0].upper()}{noun[1:]} terminated")
 
     def passivate(self, now: float) -> None:
         """Let idle entities leave memory, and wait no longer for answers that are overdue."""
@@ -485,7 +308,7 @@ class Entities:
         idle = [e for e in self._by_key.values() if e.state is State.IDLE and now - e.used >= e.idle_limit]
         for entity in idle:
             if not entity.mailbox:
-                self._leave(entity)
+                self.lives.leave(entity)
 
     def _overdue(self, entity: Entity) -> None:
         """The function does not answer: that stream is given up."""
@@ -493,54 +316,21 @@ class Entities:
         assert command is not None
         text = f"{command.method.path}: the function has not answered within {self._limits.answer:g} s"
         log.warning("%s", text)
-        self._done(entity)
+        entity.done()
         self._answers.finish(command, Status.DEADLINE_EXCEEDED, text)
-        self._fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: the function does not answer")
+        self.lives.fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: the function does not answer")
 
     # Shards -------------------------------------------------------------------------------------------------------------
 
     def drain_shard(self, shard: int, done: Callable[[], None]) -> None:
-        """Finish what is in flight in a shard and forget its entities; then `done`. Waiting commands are refused."""
-        self._residents.when_empty(shard, done)
-        for entity in self._residents.in_shard(shard):
-            entity.leaving = True
-            self._refuse_waiting(entity)
-            if entity.state in (State.IDLE, State.QUEUED):
-                self._leave(entity)
+        """Finish what is in flight in a shard and forget its entities; then `done`. Waiting commands are given back."""
+        self.lives.drain_shard(shard, done)
 
     def drop_shard(self, shard: int) -> None:
         """The shard is lost: nothing of it may be served from memory any more."""
-        for entity in self._residents.in_shard(shard):
-            entity.leaving = True
-            self._refuse_waiting(entity)
-            if entity.answer is not None:
-                continue  # an append is on its way, or its outcome is being settled: the journal tells what the caller gets
-            if entity.current is not None:
-                self._answers.refuse(entity.current, "lost")
-            self._done(entity)
-            self._close_stream(entity, reset=True)
-            self._forget(entity)
-
-    def _refuse_waiting(self, entity: Entity) -> None:
-        while entity.mailbox:
-            self._answers.refuse(entity.mailbox.popleft(), "moving")
-
-    def _lost(self, entity: Entity, epoch: int) -> None:
-        self.fenced += 1
-        entity.leaving = True
-        self._refuse_waiting(entity)
-        if entity.current is not None:
-            self._answers.refuse(entity.current, "lost")
-        self._done(entity)
-        self._close_stream(entity, reset=True)
-        self._forget(entity)
-        self._losses.lost(entity.shard, entity.token, epoch)
+        self.lives.drop_shard(shard)
 
     def load(self, now: float) -> dict[int, float]:
         """Load of each shard, see `ShardLoad.take`."""
         busy = [entity for entity in set(self._by_call.values()) if entity.state is State.BUSY]
         return self._load.take(now, busy, self._residents.counts())
-
-
-def _why(outcome: Outcome) -> str:
-    return str(getattr(outcome, "reason", None) or f"the journal answered {type(outcome).__name__}")

@@ -101,6 +101,10 @@ class Entity:
     """Takes no more commands: its shard drains or is lost."""
     mailbox: deque[Command] = field(default_factory=deque)
 
+    def done(self) -> None:
+        """No command is in flight any more."""
+        self.state, self.current, self.answer = State.IDLE, None, None
+
 
 def _varint(number: int) -> bytes:
     out = bytearray()

@@ -1,4 +1,4 @@
-"""Requests that are not gRPC: HTTP/JSON and gRPC-Web for the same methods, and Knative's network probe.
+"""Requests that are not gRPC: HTTP/JSON and gRPC-Web for the same methods, CloudEvents, and Knative's network probe.
 
 A request is told apart and made a message here, executed like any other command, and its answers are written back in the form it came in. A
 request for an entity of another proxy is passed on whole, as it came.
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Header, Status, Transport
 from stateful_proxy.callers import Callers, Sink
+from stateful_proxy.eventing.topics import Topics
 from stateful_proxy.service import MethodInfo, ServiceModel
 from stateful_proxy.transcoding import grpc_web
 from stateful_proxy.transcoding.requests import BadRequest, message_of
@@ -45,8 +46,8 @@ class _Request:
 class HttpCalls:
     """HTTP requests of one proxy."""
 
-    def __init__(self, transport: Transport, model: ServiceModel, callers: Callers, execute: Execute) -> None:
-        self._transport, self._model, self._callers, self._execute = transport, model, callers, execute
+    def __init__(self, transport: Transport, model: ServiceModel, callers: Callers, execute: Execute, topics: Topics) -> None:
+        self._transport, self._model, self._callers, self._execute, self._topics = transport, model, callers, execute, topics
         self.requests = 0
 
     def begin(self, call: int, body: bytes, verb: str, target: str, picked: tuple[bytes, ...]) -> None:
@@ -59,8 +60,13 @@ class HttpCalls:
             self._grpc_web(request, media)
         elif (found := self._route(request)) is not None:
             self._transcode(request, *found)
+        elif self._topics.wants(request.verb, path, headers):
+            self._topics.take(call, path, headers, body, lambda status, text: self._told(call, status, text))
         else:
             self._unrouted(call, headers.get(PROBE))
+
+    def _told(self, call: int, status: int, text: str) -> None:
+        self._transport.respond(call, status, TEXT if text else [], text.encode())
 
     def _unrouted(self, call: int, probe: str | None) -> None:
         if probe is None:

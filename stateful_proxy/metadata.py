@@ -12,6 +12,7 @@ from functools import lru_cache
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header
 from stateful_proxy.entity import varint
+from stateful_proxy.service import MethodInfo
 
 _NAME = re.compile(r"[0-9a-z_.\-]+")
 _RESERVED = re.compile(r"grpc-|cloudstate-|(content-type|content-length|te|trailer|connection|transfer-encoding|upgrade|keep-alive|host)$")
@@ -42,18 +43,40 @@ class Chosen:
         return chosen.SerializeToString()
 
 
+def answer_of(method: MethodInfo, reply: entity_pb2.Reply) -> tuple[bytes, list[Header]]:
+    """What a reply has for callers: the message, and response headers. Those of a method that publishes are an event's (`event_headers`): who
+    publishes makes response headers of them."""
+    payload = method.answer(reply.payload)
+    if not reply.HasField("metadata"):
+        return payload, []
+    return payload, event_headers(reply.metadata) if method.out else headers_of(reply.metadata)
+
+
+def event_headers(metadata: entity_pb2.Metadata) -> list[Header]:
+    """Metadata as it is: also what only an event can carry, such as a content type, or text in UTF-8."""
+    return [(e.key.lower(), e.bytes_value if e.WhichOneof("value") == "bytes_value" else e.string_value.encode()) for e in metadata.entries]
+
+
+def carried(headers: Iterable[Header]) -> list[Header]:
+    """What response headers can carry of an event's."""
+    return [(name, value) for name, value in headers if _passes(name, value, name.endswith("-bin"))]
+
+
 def headers_of(metadata: entity_pb2.Metadata) -> list[Header]:
     """A reply's metadata as response headers; what no header can carry, or what belongs to the transport, is left out."""
     headers = []
     for entry in metadata.entries:
         name, binary = entry.key.lower(), entry.WhichOneof("value") == "bytes_value"
-        if not _NAME.fullmatch(name) or _RESERVED.match(name) or binary is not name.endswith("-bin"):
-            continue
-        if binary:
-            headers.append((name, entry.bytes_value))
-        elif entry.string_value.isascii() and entry.string_value.isprintable():
-            headers.append((name, entry.string_value.encode()))
+        value = entry.bytes_value if binary else entry.string_value.encode()
+        if _passes(name, value, binary):
+            headers.append((name, value))
     return headers
+
+
+def _passes(name: str, value: bytes, binary: bool) -> bool:
+    if not _NAME.fullmatch(name) or _RESERVED.match(name) or binary is not name.endswith("-bin"):
+        return False
+    return binary or all(0x20 <= byte < 0x7F for byte in value)
 
 
 def metadata_of(headers: Iterable[Header]) -> bytes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError
 
 from cloudstate_core.entity_key import KeyField, MalformedMessage, key_of
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2
+from stateful_proxy.eventing.declared import eventing_of
 from stateful_proxy.transcoding.rules import InvalidRule, Route, routes_of
 
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
@@ -31,6 +32,7 @@ OWNED = frozenset((EVENT_SOURCED, VALUE_ENTITY))
 STATELESS = frozenset((ACTION, STATELESS_FUNCTION))
 TAKEN = (*SUPPORTED, STATELESS_FUNCTION)
 """Entity types that this proxy accepts."""
+ANY = "google.protobuf.Any"
 _KEY_OPTIONS = (1080, 50002)
 
 Version = tuple[int, int]
@@ -61,6 +63,8 @@ class MethodInfo:
     server_streaming: bool = False
     owned: bool = True
     """It works on an entity that lives at one proxy at a time."""
+    out: str = ""
+    """Topic that its answers are published to."""
 
     output_url: str = field(init=False)
     """Type URL of the answers that callers expect."""
@@ -68,9 +72,15 @@ class MethodInfo:
     def __post_init__(self) -> None:
         object.__setattr__(self, "output_url", f"type.googleapis.com/{self.output_type}")
 
+    def answer(self, payload: any_pb2.Any) -> bytes:
+        """What callers get of a reply's payload: its message; one who expects anything gets the whole of it."""
+        if self.output_type == ANY and payload.type_url != self.output_url:
+            return payload.SerializeToString()
+        return payload.value
+
     def mistyped(self, url: str) -> str:
         """What to tell a function whose answer has this type URL; '' when callers expect it."""
-        if url == self.output_url:
+        if url == self.output_url or self.output_type == ANY:
             return ""
         return f"Warning: {self.service}.{self.name}: Expected reply type_url to be [{self.output_url}] but was [{url}]."
 
@@ -238,6 +248,7 @@ def _method(entity: entity_pb2.Entity, method: MethodDescriptor, passivation: fl
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,
         owned=entity.entity_type in OWNED,
+        out=eventing_of(method).out.topic,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cloudstate_core.journal.api import Journal
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
@@ -25,7 +26,8 @@ from stateful_proxy.discovery import Discovery
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entities import Entities, EntityLimits
 from stateful_proxy.eventing.event_log import EventLogs
-from stateful_proxy.eventing.subscriptions import event_log_subscriptions
+from stateful_proxy.eventing.publication import Publications
+from stateful_proxy.eventing.subscriptions import event_log_subscriptions, topic_subscriptions
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.health import Health
 from stateful_proxy.in_flight import InFlight
@@ -38,6 +40,9 @@ from stateful_proxy.ownership import Ownership
 from stateful_proxy.peers import Peers
 from stateful_proxy.service import ServiceModel
 from stateful_proxy.settings import Settings
+
+if TYPE_CHECKING:
+    from stateful_proxy.eventing.http_sink import HttpSink
 
 
 class Serving:
@@ -84,7 +89,11 @@ class Serving:
             self.batch.flush,
         )
         self.crdts = Crdts(around, self.batch, settings.shards, CrdtLimits(idle=settings.passivation))
-        self.commands = Commands(transport, self.callers, self.ownership, self.entities, peers, self.absence, self.batch.flush)
+        self._sink = self._event_sink(settings)
+        self.publications = Publications(self.callers, self._sink, lambda call: self.dispatch.cancel(call), self.actions.drained)
+        self.commands = Commands(
+            transport, self.callers, self.ownership, self.entities, peers, self.absence, self.publications, self.batch.flush
+        )
         self.dispatch = Dispatch(
             transport,
             model,
@@ -95,6 +104,8 @@ class Serving:
             self.ownership,
             self.health,
             Chosen(settings.entity_headers),
+            self.publications,
+            topic_subscriptions(model),
         )
         self.follow_ups.invoke, self.follow_ups.cancel = self.dispatch.invoke, self.dispatch.cancel
         self.event_logs = EventLogs(
@@ -102,6 +113,7 @@ class Serving:
             self.batch,
             self.callers,
             self.dispatch.invoke,
+            self.dispatch.cancel,
             self.ownership,
             self.entities,
             event_log_subscriptions(model),
@@ -109,6 +121,28 @@ class Serving:
         self.ownership.tenants = self.event_logs
         self.coordinator: Coordinator | None = None
         self._open(settings, journal, member, peers)
+
+    def _event_sink(self, settings: Settings) -> HttpSink | None:
+        """Where answers are published to; None when no method publishes."""
+        if not any(method.out for method in self._model.methods.values()):
+            return None
+        from stateful_proxy.eventing.http_sink import HttpSink  # its library is loaded only where something is published
+
+        return HttpSink(settings.sink, settings.sink_extensions, settings.sink_certificates, self._published)
+
+    def close(self) -> None:
+        """After the end of the last call."""
+        if self._sink is not None:
+            self._sink.stop()
+
+    def _published(self, tell: Callable[[], None]) -> None:
+        """From any thread: a publication has ended."""
+
+        def told() -> None:
+            tell()
+            self.batch.flush()
+
+        self._transport.post(told)
 
     def _open(self, settings: Settings, journal: Journal, member: str, peers: Peers | None) -> None:
         """Open the ports; become a member, or take every shard."""
@@ -130,7 +164,7 @@ class Serving:
             )
             self.coordinator.start()
         if self.event_logs.wanted:
-            self.entities.appended = self.event_logs.appended
+            self.entities.lives.appended = self.event_logs.appended
             if peers is None:  # events may wait in shards that no command has called for yet
                 for shard in range(self.ownership.shard_count):
                     self.ownership.admit(shard)
@@ -174,7 +208,7 @@ class Serving:
 
     def function_changed(self, problem: str) -> None:
         """The function has gone, with why, or is back."""
-        self.entities.closed = problem
+        self.entities.lives.closed = problem
         self.health.changed()
         self.absence.changed(problem)
         self.batch.flush()
@@ -200,7 +234,7 @@ class Serving:
         entities, crdts, ownership, commands = self.entities, self.crdts, self.ownership, self.commands
         return {
             "cloudstate_entities_active": entities.active,
-            "cloudstate_entities_passivated_total": entities.passivated,
+            "cloudstate_entities_passivated_total": entities.lives.passivated,
             "cloudstate_commands_total": entities.commands,
             "cloudstate_commands_waiting": self.absence.waiting,
             "cloudstate_action_calls_total": self.actions.calls,
@@ -209,7 +243,11 @@ class Serving:
             "cloudstate_crdt_pushes_total": crdts.pushed,
             "cloudstate_events_handled_total": self.event_logs.handled,
             "cloudstate_event_failures_total": self.event_logs.failed,
-            "cloudstate_journal_fenced_total": entities.fenced,
+            "cloudstate_topic_events_handled_total": self.dispatch.topics.handled,
+            "cloudstate_topic_events_failed_total": self.dispatch.topics.failed,
+            "cloudstate_answers_published_total": self.publications.published,
+            "cloudstate_publication_failures_total": self.publications.failed,
+            "cloudstate_journal_fenced_total": entities.lives.fenced,
             "cloudstate_journal_regressed_total": entities.regressed,
             "cloudstate_shards_owned": len(ownership.owned),
             "cloudstate_shard_claims_total": ownership.claims,

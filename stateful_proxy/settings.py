@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cloudstate_core import annotations as rules
 from cloudstate_core.environment import Environment
 from cloudstate_core.process import SettingsError
 from stateful_proxy.service import PROTOCOLS, Version
@@ -46,6 +48,12 @@ class Settings:
     """Entity streams that the function can serve at once; 0: as many as its library is known for."""
     oldest_protocol: Version = PROTOCOLS[0]
     """Functions that speak an older one are refused."""
+    sink: str = ""
+    """URL that events are posted to; `{topic}` in it stands for the topic's name."""
+    sink_extensions: Mapping[str, str] = field(default_factory=dict)
+    """Attributes that events get besides their own."""
+    sink_certificates: str = field(default="", repr=False)
+    """Further authorities that an https sink may be certified by, PEM."""
     advertise_port: int = 0
     """Port that calls are sent to, when something in front takes them (queue-proxy in a pod); 0: the data port."""
 
@@ -90,6 +98,9 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         advertise_host=text("ADVERTISE_HOST", ""),
         function_streams=number("FUNCTION_STREAMS", 0, 0, 1_000_000),
         oldest_protocol=_protocol(text("OLDEST_PROTOCOL", _shown(PROTOCOLS[0]))),
+        sink=_sink(text("SINK", "") or environment.get("K_SINK", "")),
+        sink_extensions=_extensions(environment.get("K_CE_OVERRIDES", "")),
+        sink_certificates=environment.get("K_CA_CERTS", ""),
         advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
 
@@ -99,6 +110,21 @@ def _names(value: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[0-9a-z_.\-]+\*?", name) for name in names):
         raise SettingsError(f"CLOUDSTATE_ENTITY_HEADERS={value!r}: must be header names with commas between them; x-* stands for all that begin so")
     return names
+
+
+def _sink(value: str) -> str:
+    if value and (problem := rules.RULES[rules.SINK](value)):
+        raise SettingsError(f"CLOUDSTATE_SINK={value!r}: {problem}")
+    return value
+
+
+def _extensions(value: str) -> Mapping[str, str]:
+    """As a SinkBinding gives them: {"extensions": {name: value}}."""
+    try:
+        found = json.loads(value or "{}").get("extensions") or {}
+        return {str(name).lower(): str(text) for name, text in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise SettingsError(f'K_CE_OVERRIDES={value!r}: must be JSON such as {{"extensions": {{"name": "value"}}}}') from error
 
 
 def _shown(protocol: Version) -> str:

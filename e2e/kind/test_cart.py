@@ -8,13 +8,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 
 from cloudstate_core.kube import kinds
 from cloudstate_core.kube.client import KubeClient
 
-from .carts import Carts
-from .conftest import CART, LIMIT, Cluster, Json, Product, cart_service, seen, soon
+from .carts import PRODUCT, Carts
+from .conftest import CART, INGRESS, LIMIT, Cluster, Json, Product, cart_service, seen, soon
 
 FROM_ZERO = 2
 PACE = {"autoscaling.knative.dev/target": "4", "autoscaling.knative.dev/max-scale": "4", "autoscaling.knative.dev/window": "6s"}
@@ -76,6 +77,17 @@ async def test_commands_that_wait_at_zero_are_applied_once_each(cart: Carts, clu
     assert cart.ledger.errors == []
     assert cart.ledger.total == 200
     assert await cart.wrong() == {}
+
+
+async def test_an_event_that_comes_twice_as_http_counts_once(cart: Carts, cluster: Cluster) -> None:
+    item = {"userId": "eve", "productId": PRODUCT, "name": "Apple", "quantity": 2}
+    attributes = {"id": "1", "source": "/e2e", "specversion": "1.0", "type": "com.example.shoppingcart.AddLineItem"}
+    headers = {"Host": cluster.host(CART), **{f"ce-{name}": value for name, value in attributes.items()}}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT)) as session:
+        for _ in range(2):
+            async with session.post(f"http://{INGRESS}/topics/items", json=item, headers=headers) as answer:
+                assert (answer.status, await answer.text()) == (204, "")
+    assert await cart.quantity("eve") == 2
 
 
 async def test_pods_come_with_load_and_go_without_an_error(cart: Carts, cluster: Cluster, measured: Any) -> None:

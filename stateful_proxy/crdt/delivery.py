@@ -14,7 +14,7 @@ from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header, Status
 from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps, Origin, Relay
-from stateful_proxy.metadata import headers_of
+from stateful_proxy.metadata import answer_of
 
 Problem = tuple[int, str]
 """A gRPC status, which may be none of the known ones where it comes from the function, and a text."""
@@ -144,11 +144,12 @@ class Delivery:
         method = self.origin.method
         if mistake := method.mistyped(reply.payload.type_url):
             self._report_error(mistake)
+        payload, headers = answer_of(method, reply)
         if not method.server_streaming:
             self._end()
-            self._callers.reply(self.origin.call, reply.payload.value, headers_of(reply.metadata))
+            self._callers.reply(self.origin.call, payload, headers)
             return
-        self._message(reply.payload.value, headers_of(reply.metadata))
+        self._message(payload, headers)
         if last:
             self._end()
             self._callers.finish(self.origin.call, Status.OK)
@@ -156,7 +157,7 @@ class Delivery:
     def _message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """One message of a streamed call."""
         if not self.ended:
-            self._callers.message(self.origin.call, payload, () if self._headed else headers)
+            self._callers.message(self.origin.call, payload, () if self._headed and not self.origin.method.out else headers)
             self._headed = True
 
     def _relayed(self, status: int, text: str) -> None:

@@ -19,17 +19,19 @@ from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, Lo
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header, Status, Transport
 from stateful_proxy.callers import Callers
-from stateful_proxy.entities import LossListener
 from stateful_proxy.eventing.progress import Action, Deliver, Progress, ReadCursor, ReadPage, Rest, Save
 from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.invocation import Invocation, Invoke
 from stateful_proxy.journal_batch import JournalBatch
+from stateful_proxy.lives import LossListener
 from stateful_proxy.ownership import Tenants
 
 log = logging.getLogger(__name__)
 
 PAGE = 20
 """Events read at once."""
+ANSWER_LIMIT = 90.0
+"""Seconds that a method has to handle an event; more than an entity has to answer, whose own error says more."""
 CONTENT_TYPE = "application/vnd.cloudstate.protobuf.any"
 
 
@@ -45,6 +47,12 @@ class _Reader:
     """The shard is not ours any more: nothing that was asked for counts."""
     problem: str = ""
     """What has been told of it already."""
+    delivery: int = 0
+    """Call that gives an event to a method now; 0: there is none."""
+    method: str = ""
+    """Path of that method."""
+    given: float = 0.0
+    """When, in monotonic seconds."""
 
 
 class EventLogs:
@@ -56,12 +64,14 @@ class EventLogs:
         batch: JournalBatch,
         callers: Callers,
         invoke: Invoke,
+        cancel: Callable[[int], object],
         losses: LossListener,
         tenants: Tenants,
         subscriptions: Sequence[Subscription],
     ) -> None:
-        """`tenants`: what else lives in the shards, told after this."""
-        self._transport, self._batch, self._callers, self._invoke, self._losses = transport, batch, callers, invoke, losses
+        """`tenants`: what else lives in the shards, told after this; `cancel`: tells who executes a call that nobody waits for it."""
+        self._transport, self._batch, self._callers, self._losses = transport, batch, callers, losses
+        self._invoke, self._cancel = invoke, cancel
         self._tenants, self._subscriptions = tenants, subscriptions
         self._readers: dict[int, list[_Reader]] = {}
         self._by_log: dict[tuple[int, str], list[_Reader]] = defaultdict(list)
@@ -118,17 +128,18 @@ class EventLogs:
             for reader in readers:
                 if not reader.gone:
                     self._do(reader, reader.progress.tick(now))
+                    self._look_overdue(reader, now)
 
     def _begin(self, shard: int, token: Token) -> None:
         readers = self._readers[shard] = [_Reader(shard, token, subscription) for subscription in self._subscriptions]
         for reader in readers:
-            self._by_log[shard, reader.subscription.persistence_id].append(reader)
+            self._by_log[shard, reader.subscription.source].append(reader)
             self._do(reader, reader.progress.begin())
 
     def _forget(self, shard: int) -> None:
         for reader in self._readers.pop(shard):
             reader.gone = True
-            self._by_log.pop((shard, reader.subscription.persistence_id), None)
+            self._by_log.pop((shard, reader.subscription.source), None)
 
     # What consumers ask for ---------------------------------------------------------------------------------------------
 
@@ -140,7 +151,7 @@ class EventLogs:
                 case ReadCursor():
                     self._batch.ask(Cursor(reader.shard, reader.subscription.consumer), self._unless_gone(reader, self._cursor))
                 case ReadPage(after):
-                    question = ReadLog(reader.shard, reader.subscription.persistence_id, after, PAGE)
+                    question = ReadLog(reader.shard, reader.subscription.source, after, PAGE)
                     self._batch.ask(question, self._unless_gone(reader, self._page))
                 case Save(offset):
                     operation = Commit(reader.shard, reader.token, reader.subscription.consumer, offset)
@@ -183,16 +194,17 @@ class EventLogs:
         subscription, url = reader.subscription, entry.payload.type_url
         method = subscription.method_for(url)
         if method is None:
-            takes = ", ".join(sorted(subscription.methods))
-            self._fail(reader, f"no method of consumer group {subscription.group} takes {url}; they take {takes}")
+            self._fail(reader, subscription.unfit(url))
             return
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
-        metadata = event_metadata(reader.shard, subscription.persistence_id, entry).SerializeToString()
+        metadata = event_metadata(reader.shard, subscription.source, entry).SerializeToString()
         invocation = Invocation(method, entry.payload.data, metadata, command_id, type_url=url)
-        self._invoke(self._callers.attach(_Delivery(self, reader)), invocation)
+        reader.delivery, reader.method, reader.given = self._callers.attach(_Delivery(self, reader)), method.path, time.monotonic()
+        self._invoke(reader.delivery, invocation)
 
     def ended(self, reader: _Reader, status: int, text: str) -> None:
         """A delivery has ended."""
+        reader.delivery = 0
         if reader.gone:
             return
         if status != Status.OK:
@@ -202,12 +214,20 @@ class EventLogs:
         reader.problem = ""
         self._do(reader, reader.progress.was_handled(time.monotonic()))
 
+    def _look_overdue(self, reader: _Reader, now: float) -> None:
+        """A method that does not answer does not hold its consumer up for ever: the event is given again, as after any failure."""
+        if reader.delivery and now - reader.given >= ANSWER_LIMIT:
+            call, reader.delivery = reader.delivery, 0
+            self._callers.detach(call)
+            self._cancel(call)
+            self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
+
     def _fail(self, reader: _Reader, problem: str) -> None:
         self.failed += 1
         if problem != reader.problem:
             reader.problem = problem
             subscription = reader.subscription
-            log.warning("%s, shard %d, events of %s: %s; trying again", subscription.group, reader.shard, subscription.persistence_id, problem)
+            log.warning("%s, shard %d, events of %s: %s; trying again", subscription.group, reader.shard, subscription.source, problem)
         self._do(reader, reader.progress.has_failed(random.random()))
 
 

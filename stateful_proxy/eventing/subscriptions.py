@@ -1,36 +1,35 @@
-"""Which methods of a function consume the events of which entities, as the option `cloudstate.eventing` of its methods declares (pure).
+"""Which methods of a function consume which events, of entities or of topics, as their options declare (pure).
 
 Subscriptions with the same source and consumer group are one consumer: each event goes to one of their methods, chosen by its type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from google.protobuf import descriptor_pb2
-
 from cloudstate_core.pb.cloudstate import eventing_pb2
-from stateful_proxy.service import InvalidSpec, MethodInfo, ServiceModel
+from stateful_proxy.eventing.declared import eventing_of
+from stateful_proxy.service import ANY, InvalidSpec, MethodInfo, ServiceModel
 
-ANY = "google.protobuf.Any"
 _NOT_PROTOBUF = ("p.", "json.")
 """Type URLs of these hosts name no message type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One consumer of the events of one entity type."""
+    """One consumer of the events of one source."""
 
-    persistence_id: str
+    source: str
+    """Persistence id of the entity type whose events these are, or a topic."""
     group: str
     methods: Mapping[str, MethodInfo]
     """By their input types."""
 
     @property
     def consumer(self) -> str:
-        """Name of its cursor in the journal."""
-        return f"{self.group}/{self.persistence_id}"
+        """Its name; that of its cursors in the journal."""
+        return f"{self.group}/{self.source}"
 
     def method_for(self, type_url: str) -> MethodInfo | None:
         """The method that takes events of a type: the one with that input, else the one that takes anything; None: there is none."""
@@ -39,28 +38,60 @@ class Subscription:
             return anything
         return self.methods.get(type_url.rpartition("/")[2], anything)
 
+    def unfit(self, type_url: str) -> str:
+        """What to tell when no method takes events of a type."""
+        takes = ", ".join(sorted(self.methods))
+        return f"no method of consumer group {self.group} takes {type_url or 'events without a type'}; they take {takes}"
+
 
 def event_log_subscriptions(model: ServiceModel) -> Sequence[Subscription]:
-    """The consumers that a function declares. InvalidSpec when it is not clear which method an event goes to."""
+    """The consumers of entities' events that a function declares. InvalidSpec when it is not clear which method an event goes to."""
+    return _subscriptions(model, "event_log", "event log", "the persistence id of an event sourced entity")
+
+
+def topic_subscriptions(model: ServiceModel) -> Sequence[Subscription]:
+    """The consumers of topics that a function declares. InvalidSpec when it is not clear which method an event goes to, or one feeds itself."""
+    found = _subscriptions(model, "topic", "topic", "the name of a topic")
+    for subscription in found:
+        for method in subscription.methods.values():
+            if method.out == subscription.source:
+                raise InvalidSpec(
+                    f"{method.service}.{method.name}: takes its messages from topic {method.out!r} and publishes to it: it would feed itself"
+                )
+    return found
+
+
+def check_eventing(model: ServiceModel, sink: bool) -> None:
+    """Whether what a function declares can be served; `sink`: there is where to publish. InvalidSpec when it cannot."""
+    event_log_subscriptions(model)
+    topic_subscriptions(model)
+    publishing = next((method for method in model.methods.values() if method.out), None)
+    if publishing is not None and not sink:
+        raise InvalidSpec(
+            f"{publishing.service}.{publishing.name}: publishes to topic {publishing.out!r}, and no sink is set: "
+            "set the annotation cloudstate.io/sink (CLOUDSTATE_SINK), or bind the service to a sink (K_SINK)"
+        )
+
+
+def _subscriptions(model: ServiceModel, kind: str, noun: str, rule: str) -> Sequence[Subscription]:
     found: dict[tuple[str, str], dict[str, MethodInfo]] = {}
-    for method in model.methods.values():
-        source: eventing_pb2.EventSource = getattr(eventing_of(model, method), "in")
-        if source.WhichOneof("source") != "event_log":
+    for method, source in _sources(model):
+        if source.WhichOneof("source") != kind:
             continue
-        where = f"{method.service}.{method.name}"
-        if not source.event_log:
-            raise InvalidSpec(f"{where}: eventing.in.event_log is empty: it must be the persistence id of an event sourced entity")
-        methods = found.setdefault((source.event_log, source.consumer_group or method.service), {})
+        where, name = f"{method.service}.{method.name}", getattr(source, kind)
+        if not name:
+            raise InvalidSpec(f"{where}: eventing.in.{kind} is empty: it must be {rule}")
+        methods = found.setdefault((name, source.consumer_group or method.service), {})
         other = methods.setdefault(method.input_type, method)
         if other is not method:
             raise InvalidSpec(
-                f"{where} and {other.service}.{other.name}: both take {method.input_type} from event log {source.event_log!r}; "
+                f"{where} and {other.service}.{other.name}: both take {method.input_type} from {noun} {name!r}; "
                 "each type of event goes to one method of a consumer group"
             )
-    return [Subscription(persistence_id, group, methods) for (persistence_id, group), methods in found.items()]
+    return [Subscription(source, group, methods) for (source, group), methods in found.items()]
 
 
-def eventing_of(model: ServiceModel, method: MethodInfo) -> eventing_pb2.Eventing:
-    """The eventing option of a method; empty when it has none. Read from the serialized options, whatever they were written with."""
-    declared = model.pool.FindServiceByName(method.service).methods_by_name[method.name].GetOptions().SerializeToString()
-    return descriptor_pb2.MethodOptions.FromString(declared).Extensions[eventing_pb2.eventing]  # type: ignore[index]
+def _sources(model: ServiceModel) -> Iterator[tuple[MethodInfo, eventing_pb2.EventSource]]:
+    for method in model.methods.values():
+        declared = eventing_of(model.pool.FindServiceByName(method.service).methods_by_name[method.name])
+        yield method, getattr(declared, "in")

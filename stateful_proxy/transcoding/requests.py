@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from stateful_proxy.transcoding.rules import HTTP_BODY, WHOLE, Route, fields_at
@@ -43,6 +43,13 @@ def message_of(route: Route, variables: dict[str, str], query: str, content_type
     _fill_from_query(message, route, variables, query)
     for name, text in variables.items():
         _set(message, name, [text], f"path variable {name}")
+    return message.SerializeToString()
+
+
+def message_of_json(kind: Descriptor, body: bytes) -> bytes:
+    """The encoded message of a type that a JSON document stands for. BadRequest when it does not."""
+    message: Message = message_factory.GetMessageClass(kind)()
+    _fill_from_body(message, WHOLE, "application/json", body)
     return message.SerializeToString()
 
 

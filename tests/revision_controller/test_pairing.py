@@ -94,6 +94,17 @@ def test_the_proxy_is_told_all_that_it_needs() -> None:
     assert password["valueFrom"] == {"secretKeyRef": {"name": "login", "key": "password"}}
 
 
+def test_the_proxy_gets_what_annotations_say_and_what_the_function_is_bound_to() -> None:
+    certificates = {"name": "K_CA_CERTS", "valueFrom": {"configMapKeyRef": {"name": "trust", "key": "ca"}}}
+    bound = [{"name": "K_SINK", "value": "http://broker"}, certificates, {"name": "A", "value": "b"}]
+    annotations = {"cloudstate.io/entity-headers": "x-user", "cloudstate.io/sink": "http://own/{topic}"}
+    function, proxy = pair(revision(user(env=bound), annotations=annotations))["spec"]["containers"]
+    assert [variable for variable in proxy["env"] if variable["name"] in ("K_SINK", "K_CA_CERTS", "A")] == bound[:2]
+    assert [variable for variable in function["env"] if variable in bound] == bound
+    found = environment(proxy)
+    assert (found["CLOUDSTATE_ENTITY_HEADERS"], found["CLOUDSTATE_SINK"]) == ("x-user", "http://own/{topic}")
+
+
 def test_a_store_without_a_password_gives_no_reference_to_a_secret() -> None:
     proxy = paired(revision(user()), Store("carts", "redis", "redis://redis:6379/0"), SETTINGS)["spec"]["containers"][1]
     assert all("valueFrom" not in variable for variable in proxy["env"])

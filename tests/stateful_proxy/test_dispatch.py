@@ -21,6 +21,9 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.commands import MAX_PASSES, Commands
 from stateful_proxy.dispatch import Dispatch, listen_options
 from stateful_proxy.entity import Command
+from stateful_proxy.eventing.cloud_events import CloudEvent
+from stateful_proxy.eventing.publication import Publications
+from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.health import Health
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import Chosen
@@ -50,6 +53,8 @@ class Surroundings:
         self.admission: Any = TOKEN
         self.waiting: dict[int, Callable[[], None]] = {}
         self.full = False
+        self.left: set[int] = set()
+        """Calls whose callers went."""
         self.commands: list[tuple[Command, int, Token]] = []
         self.reroute: Callable[[Command], bool] = lambda command: False
         self.seals: list[tuple[str, int, int, int]] = []
@@ -81,6 +86,9 @@ class Surroundings:
 
     def send_message(self, call: int, message: bytes, headers: Sequence[api.Header] = ()) -> None:
         self.replies.setdefault(call, []).append(message)
+
+    def backlog(self, call: int) -> int:
+        return 0
 
     def headers(self, call: int) -> list[api.Header]:
         return []
@@ -148,13 +156,27 @@ class Surroundings:
         return False
 
     def cancelled(self, call: int) -> bool:
+        self.left.add(call)
         return False
+
+
+class FakeSink:
+    """Remembers what is published, until it is told how that ended."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, CloudEvent]] = []
+        self.done: list[Callable[[str], None]] = []
+
+    def publish(self, topic: str, event: CloudEvent, done: Callable[[str], None]) -> None:
+        self.events.append((topic, event))
+        self.done.append(done)
 
 
 class Bench:
     """A dispatch in its surroundings."""
 
-    def __init__(self, alone: bool = False) -> None:
+    def __init__(self, alone: bool = False, topics: Sequence[Subscription] = ()) -> None:
+        self.sink, self.cancelled, self.drained = FakeSink(), list[int](), list[int]()
         around: Any = Surroundings()
         self.around: Surroundings = around
         self.peers = Peers(around, "me")
@@ -165,9 +187,10 @@ class Bench:
         callers = Callers(around)
         self.absence = Absence(around, callers)
         peers = None if alone else self.peers
-        commands = self.commands = Commands(around, callers, around, around, peers, self.absence, lambda: None)
+        publications = self.publications = Publications(callers, self.sink, self.cancelled.append, self.drained.append)
+        commands = self.commands = Commands(around, callers, around, around, peers, self.absence, publications, lambda: None)
         self.callers = callers
-        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()))
+        self.dispatch = Dispatch(around, around, callers, commands, around, around, around, self.health, Chosen(()), publications, topics)
         self.calls = 0
 
     def call(self, data: bytes = b"k", path: str = PATH, picked: tuple[bytes, ...] = (b"", b"", b""), complete: bool | None = True) -> int:

@@ -150,16 +150,16 @@ def test_a_retry_that_cannot_be_looked_up_is_not_executed(bench: Any, outcome: A
 @pytest.mark.parametrize("when", ["before", "while it is read"])
 def test_no_entity_comes_to_life_while_the_function_is_away(bench: Any, when: str) -> None:
     bench.journal.holding = when != "before"
-    bench.entities.closed = "" if bench.journal.holding else "the function is away"
+    bench.entities.lives.closed = "" if bench.journal.holding else "the function is away"
     call = bench.call()
-    bench.entities.closed = "the function is away"
+    bench.entities.lives.closed = "the function is away"
     bench.journal.release()
     bench.batch.flush()
     answer = bench.transport.answers[call]
     assert (answer.status, answer.refused) == (Status.UNAVAILABLE, False)
     assert answer.text.endswith("not executed: the function is away")
     assert (bench.transport.streams, bench.entities.active) == ({}, 0)
-    bench.entities.closed = ""
+    bench.entities.lives.closed = ""
     again = bench.call()
     bench.reply(1, 1, b"sum")
     assert bench.transport.answers[again].body == b"sum"

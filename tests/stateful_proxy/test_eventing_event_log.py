@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from cloudstate_core.journal.api import Activate, Append, At, Commit, Cursor, En
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Status
 from stateful_proxy.eventing import event_log
-from stateful_proxy.eventing.event_log import CONTENT_TYPE, EventLogs, event_metadata
+from stateful_proxy.eventing.event_log import ANSWER_LIMIT, CONTENT_TYPE, EventLogs, event_metadata
 from stateful_proxy.eventing.subscriptions import ANY, Subscription
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.service import ACTION, MethodInfo
@@ -33,11 +34,15 @@ class Consumers:
     def __init__(self, bench: Any, *subscriptions: Subscription) -> None:
         self.bench, self.journal, self.transport = bench, bench.journal, bench.transport
         self.invoked: list[tuple[int, Invocation]] = []
+        self.given_up: list[int] = []
         self.logs = EventLogs(
-            bench.transport, bench.batch, bench.callers, lambda call, what: self.invoked.append((call, what)), bench, bench.entities, subscriptions
+            bench.transport, bench.batch, bench.callers, self._invoke, self.given_up.append, bench, bench.entities, subscriptions
         )
         self.tokens: dict[int, Token] = bench.tokens
         self.seqs: dict[EntityKey, int] = {}
+
+    def _invoke(self, call: int, what: Invocation) -> None:
+        self.invoked.append((call, what))
 
     def own(self, *shards: int) -> None:
         self.logs.owned({shard: self.tokens[shard] for shard in shards})
@@ -174,6 +179,25 @@ def test_an_event_that_no_method_takes_is_told_and_holds_the_consumer_up(bench: 
     assert consumers.given == []
     assert "no method of consumer group t.A takes json.cloudstate.io/Strange; they take t.One" in caplog.text
     assert len(bench.transport.timers) == 1
+
+
+def test_a_method_that_does_not_answer_is_given_up_and_the_event_given_again(consumers: Consumers, caplog: pytest.LogCaptureFixture) -> None:
+    consumers.own(0)
+    consumers.append(b"1", b"2")
+    [(call, _)] = consumers.invoked
+    began = time.monotonic()
+    consumers.logs.tick(began + ANSWER_LIMIT - 1)
+    assert consumers.given_up == []
+    for _ in range(2):
+        consumers.logs.tick(began + ANSWER_LIMIT + 1)
+    assert consumers.given_up == [call]
+    assert f"{ONE.path} has not answered within 90 s" in caplog.text
+    consumers.bench.callers.reply(call, b"")
+    assert consumers.given == [b"1"], "nobody hears the late answer"
+    consumers.transport.fire()
+    assert consumers.given == [b"1", b"1"]
+    consumers.end()
+    assert consumers.given == [b"1", b"1", b"2"]
 
 
 @pytest.mark.parametrize("question", [Cursor, ReadLog])

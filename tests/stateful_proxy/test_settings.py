@@ -41,6 +41,9 @@ def test_the_oldest_protocol_taken(environment: dict[str, str], oldest: tuple[in
         ("CLOUDSTATE_ENTITY_HEADERS", "x-user x-other", "must be header names with commas between them"),
         ("CLOUDSTATE_USER_FUNCTION", "localhost", "must be host:port"),
         ("CLOUDSTATE_SERVICE", "cart", "must be namespace/name"),
+        ("CLOUDSTATE_SINK", "broker", "must be an http:// or https:// URL"),
+        ("K_CE_OVERRIDES", "{", "must be JSON such as"),
+        ("K_CE_OVERRIDES", "[]", "must be JSON such as"),
         ("CLOUDSTATE_OLDEST_PROTOCOL", "0.3", "must be one of 0.1, 0.2"),
         ("CLOUDSTATE_OLDEST_PROTOCOL", "", "must be one of 0.1, 0.2"),
     ],
@@ -49,3 +52,10 @@ def test_a_bad_setting_is_named_with_its_value_and_rule(key: str, value: str, ru
     with pytest.raises(SettingsError) as caught:
         settings_of({key: value})
     assert str(caught.value).startswith(f"{key}={value!r}: {rule}")
+
+
+def test_a_sink_of_its_own_goes_before_one_that_the_service_is_bound_to() -> None:
+    bound = {"K_SINK": "http://bound", "K_CE_OVERRIDES": '{"extensions": {"Team": "a"}}', "K_CA_CERTS": "PEM"}
+    settings = settings_of(bound)
+    assert (settings.sink, settings.sink_extensions, settings.sink_certificates) == ("http://bound", {"team": "a"}, "PEM")
+    assert settings_of({**bound, "CLOUDSTATE_SINK": "https://own/{topic}"}).sink == "https://own/{topic}"

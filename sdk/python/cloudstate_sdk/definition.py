@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 
+from cloudstate_sdk.crdt.base import Crdt
+
 T = TypeVar("T", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +22,7 @@ _DEFINITION = "__cloudstate_definition__"
 URL = "type.googleapis.com/"
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
 VALUE_ENTITY = "cloudstate.valueentity.ValueEntity"
+CRDT = "cloudstate.crdt.Crdt"
 ACTION = "cloudstate.action.ActionProtocol"
 
 
@@ -51,6 +54,8 @@ class Definition:
     passivation: float = 0.0
     state: type[Message] | None = None
     """What a value entity keeps."""
+    crdt: type[Crdt] | None = None
+    """What a CRDT entity is; None: its first command chooses."""
     commands: dict[str, Command] = field(default_factory=dict)
     events: dict[str, tuple[str, type[Message]]] = field(default_factory=dict)
     """By full name of the event message: method and message class."""
@@ -103,6 +108,22 @@ def value_entity(
     return decorate
 
 
+def crdt_entity(
+    service: str, *, persistence_id: str, descriptor: FileDescriptor, crdt: type[Crdt] | None = None, passivation: float = 0.0
+) -> Callable[[T], T]:
+    """Make a class a CRDT entity of a gRPC service: a value that lives in every pod that is asked for it, changes there at once, and is told to
+    the others. Commands may stream their answers.
+
+    `crdt` is its type; without one, the first command chooses. `passivation` seconds without a command or open stream the proxy lets the entity
+    leave memory (0: the proxy's default). DefinitionError when class and service do not fit.
+    """
+
+    def decorate(entity: T) -> T:
+        return _define(entity, Definition(entity, CRDT, service, descriptor, persistence_id, passivation=passivation, crdt=crdt))
+
+    return decorate
+
+
 def action(service: str, *, descriptor: FileDescriptor) -> Callable[[T], T]:
     """Make a class an action: commands of a gRPC service that work on no entity, and may stream in and out.
 
@@ -128,7 +149,7 @@ def definition_of(entity: type) -> Definition:
     """What a decorator made of a class; DefinitionError for any other."""
     found = getattr(entity, _DEFINITION, None)
     if not isinstance(found, Definition):
-        raise DefinitionError(f"{entity.__name__}: is not an entity; decorate it with @event_sourced, @value_entity or @action")
+        raise DefinitionError(f"{entity.__name__}: is not an entity; decorate it with @event_sourced, @value_entity, @crdt_entity or @action")
     return found
 
 
@@ -177,8 +198,10 @@ def _check(definition: Definition) -> None:
             taken, wanted_type = command.request.DESCRIPTOR.full_name, method.input_type.full_name
             raise DefinitionError(f"{where}.{command.handler}: takes {taken}, but {definition.service}.{name} takes {wanted_type}")
         command.client_streaming, command.server_streaming = method.client_streaming, method.server_streaming
-        if definition.entity_type != ACTION and (method.client_streaming or method.server_streaming):
-            raise DefinitionError(f"{where}.{command.handler}: {definition.service}.{name} streams; only actions may")
+        if method.client_streaming and definition.entity_type != ACTION:
+            raise DefinitionError(f"{where}.{command.handler}: the request of {definition.service}.{name} streams; only those of actions may")
+        if method.server_streaming and definition.entity_type not in (ACTION, CRDT):
+            raise DefinitionError(f"{where}.{command.handler}: {definition.service}.{name} streams; only actions and CRDT entities may")
     if definition.entity_type != EVENT_SOURCED and (definition.events or definition.snapshot):
         raise DefinitionError(f"{where}: @event, @snapshot and @restore are for event sourced entities")
     if bool(definition.snapshot) != bool(definition.restore):

@@ -15,7 +15,8 @@ from google.protobuf.descriptor import FileDescriptor
 
 from cloudstate_sdk import event_sourcing, values
 from cloudstate_sdk.actions import Calls
-from cloudstate_sdk.definition import ACTION, EVENT_SOURCED, VALUE_ENTITY, Definition, definition_of
+from cloudstate_sdk.crdt import stream as crdt_stream
+from cloudstate_sdk.definition import ACTION, CRDT, EVENT_SOURCED, VALUE_ENTITY, Definition, definition_of
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Function:
             services[EVENT_SOURCED] = {"handle": event_sourcing.handler(found)}
         if found := self._of(VALUE_ENTITY):
             services[VALUE_ENTITY] = {"handle": values.handler(found)}
+        if found := self._of(CRDT):
+            services[CRDT] = {"handle": crdt_stream.handler(found)}
         if found := self._of(ACTION):
             services[ACTION] = Calls(found).handlers()
         server.add_generic_rpc_handlers(tuple(grpc.method_handlers_generic_handler(*service) for service in services.items()))

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from cloudstate_sdk.pb.cloudstate import entity_key_pb2 as cloudstate_dot_entity__key__pb2
+from cloudstate_sdk.pb.cloudstate import eventing_pb2 as cloudstate_dot_eventing__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoppingcart/shoppingcart.proto\x12\x18\x63om.example.shoppingcart\x1a\x1b\x63loudstate/entity_key.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\"W\n\x0b\x41\x64\x64LineItem\x12\x14\n\x07user_id\x18\x01 \x01(\tB\x03\xc0\x43\x01\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x05\":\n\x0eRemoveLineItem\x12\x14\n\x07user_id\x18\x01 \x01(\tB\x03\xc0\x43\x01\x12\x12\n\nproduct_id\x18\x02 \x01(\t\"\'\n\x0fGetShoppingCart\x12\x14\n\x07user_id\x18\x01 \x01(\tB\x03\xc0\x43\x01\">\n\x08LineItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x05\"9\n\x04\x43\x61rt\x12\x31\n\x05items\x18\x01 \x03(\x0b\x32\".com.example.shoppingcart.LineItem2\x94\x03\n\x0cShoppingCart\x12n\n\x07\x41\x64\x64Item\x12%.com.example.shoppingcart.AddLineItem\x1a\x16.google.protobuf.Empty\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/cart/{user_id}/items/add:\x01*\x12\x81\x01\n\nRemoveItem\x12(.com.example.shoppingcart.RemoveLineItem\x1a\x16.google.protobuf.Empty\"1\x82\xd3\xe4\x93\x02+\")/cart/{user_id}/items/{product_id}/remove\x12\x8f\x01\n\x07GetCart\x12).com.example.shoppingcart.GetShoppingCart\x1a\x1e.com.example.shoppingcart.Cart\"9\x82\xd3\xe4\x93\x02\x33\x12\x10/carts/{user_id}Z\x1f\x12\x16/carts/{user_id}/itemsb\x05itemsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshoppingcart/shoppingcart.proto\x12\x18\x63om.example.shoppingcart\x1a\x1b\x63loudstate/entity_key.proto\x1a\x19\x63loudstate/eventing.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\"W\n\x0b\x41\x64\x64LineItem\x12\x14\n\x07user_id\x18\x01 \x01(\tB\x03\xc0\x43\x01\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x05\":\n\x0eRemoveLineItem\x12\x14\n\x07user_id\x18\x01 \x01(\tB\x03\xc0\x43\x01\x12\x12\n\nproduct_id\x18\x02 \x01(\t\"\'\n\x0fGetShoppingCart\x12\x14\n\x07user_id\x18\x01 \x01(\tB\x03\xc0\x43\x01\">\n\x08LineItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x05\"9\n\x04\x43\x61rt\x12\x31\n\x05items\x18\x01 \x03(\x0b\x32\".com.example.shoppingcart.LineItem2\xa0\x03\n\x0cShoppingCart\x12z\n\x07\x41\x64\x64Item\x12%.com.example.shoppingcart.AddLineItem\x1a\x16.google.protobuf.Empty\"0\xca\x43\t\n\x07\x12\x05items\x82\xd3\xe4\x93\x02\x1e\"\x19/cart/{user_id}/items/add:\x01*\x12\x81\x01\n\nRemoveItem\x12(.com.example.shoppingcart.RemoveLineItem\x1a\x16.google.protobuf.Empty\"1\x82\xd3\xe4\x93\x02+\")/cart/{user_id}/items/{product_id}/remove\x12\x8f\x01\n\x07GetCart\x12).com.example.shoppingcart.GetShoppingCart\x1a\x1e.com.example.shoppingcart.Cart\"9\x82\xd3\xe4\x93\x02\x33\x12\x10/carts/{user_id}Z\x1f\x12\x16/carts/{user_id}/itemsb\x05itemsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,21 +42,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSHOPPINGCART'].fields_by_name['user_id']._loaded_options = None
   _globals['_GETSHOPPINGCART'].fields_by_name['user_id']._serialized_options = b'\300C\001'
   _globals['_SHOPPINGCART'].methods_by_name['AddItem']._loaded_options = None
-  _globals['_SHOPPINGCART'].methods_by_name['AddItem']._serialized_options = b'\202\323\344\223\002\036\"\031/cart/{user_id}/items/add:\001*'
+  _globals['_SHOPPINGCART'].methods_by_name['AddItem']._serialized_options = b'\312C\t\n\007\022\005items\202\323\344\223\002\036\"\031/cart/{user_id}/items/add:\001*'
   _globals['_SHOPPINGCART'].methods_by_name['RemoveItem']._loaded_options = None
   _globals['_SHOPPINGCART'].methods_by_name['RemoveItem']._serialized_options = b'\202\323\344\223\002+\")/cart/{user_id}/items/{product_id}/remove'
   _globals['_SHOPPINGCART'].methods_by_name['GetCart']._loaded_options = None
   _globals['_SHOPPINGCART'].methods_by_name['GetCart']._serialized_options = b'\202\323\344\223\0023\022\020/carts/{user_id}Z\037\022\026/carts/{user_id}/itemsb\005items'
-  _globals['_ADDLINEITEM']._serialized_start=149
-  _globals['_ADDLINEITEM']._serialized_end=236
-  _globals['_REMOVELINEITEM']._serialized_start=238
-  _globals['_REMOVELINEITEM']._serialized_end=296
-  _globals['_GETSHOPPINGCART']._serialized_start=298
-  _globals['_GETSHOPPINGCART']._serialized_end=337
-  _globals['_LINEITEM']._serialized_start=339
-  _globals['_LINEITEM']._serialized_end=401
-  _globals['_CART']._serialized_start=403
-  _globals['_CART']._serialized_end=460
-  _globals['_SHOPPINGCART']._serialized_start=463
-  _globals['_SHOPPINGCART']._serialized_end=867
+  _globals['_ADDLINEITEM']._serialized_start=176
+  _globals['_ADDLINEITEM']._serialized_end=263
+  _globals['_REMOVELINEITEM']._serialized_start=265
+  _globals['_REMOVELINEITEM']._serialized_end=323
+  _globals['_GETSHOPPINGCART']._serialized_start=325
+  _globals['_GETSHOPPINGCART']._serialized_end=364
+  _globals['_LINEITEM']._serialized_start=366
+  _globals['_LINEITEM']._serialized_end=428
+  _globals['_CART']._serialized_start=430
+  _globals['_CART']._serialized_end=487
+  _globals['_SHOPPINGCART']._serialized_start=490
+  _globals['_SHOPPINGCART']._serialized_end=906
 # @@protoc_insertion_point(module_scope)

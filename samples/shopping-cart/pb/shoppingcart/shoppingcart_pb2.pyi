@@ -1,4 +1,5 @@
 from cloudstate_sdk.pb.cloudstate import entity_key_pb2 as _entity_key_pb2
+from cloudstate_sdk.pb.cloudstate import eventing_pb2 as _eventing_pb2
 from google.api import annotations_pb2 as _annotations_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf.internal import containers as _containers
