@@ -1,4 +1,4 @@
-"""What callers may send over HTTP, and what functions may answer there: paths, queries, bodies, gRPC-Web frames. Each request has one answer."""
+"""What may come over HTTP (JSON, queries, gRPC-Web frames, CloudEvents), and what functions may answer there. Each request has one answer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from urllib.parse import quote
 from google.api import annotations_pb2, http_pb2, httpbody_pb2
 from google.protobuf import any_pb2, descriptor_pb2, duration_pb2, message_factory, struct_pb2, timestamp_pb2, wrappers_pb2
 
-from cloudstate_core.pb.cloudstate import entity_pb2
+from cloudstate_core.pb.cloudstate import entity_pb2, eventing_pb2
 from cloudstate_core.transport.api import Header
 from stateful_proxy.callers import Callers
+from stateful_proxy.eventing.subscriptions import topic_subscriptions
+from stateful_proxy.eventing.topics import Topics
 from stateful_proxy.http_calls import HttpCalls
+from stateful_proxy.invocation import Invocation
 from stateful_proxy.service import ACTION, MethodInfo, ServiceModel, model_of
 from stateful_proxy.transcoding.template import InvalidTemplate, parse
 from tests.fuzz.draw import Draw
@@ -34,13 +37,45 @@ _RULES: Sequence[dict[str, Any]] = (
     {"patch": "/o/{ratio}", "body": "any", "response_body": "inner"},
 )  # fmt: skip
 _TYPES = (".t.All", ".google.api.HttpBody")
-_PATHS = ("/a/x", "/i/1/true", "/d/x/y:go", "/f/a/b%2Fc", "/w", "/n/7/RED/AA==", "/o/1.5", "/t.S/Raw", "/t.S/Do0", "/a/%", "/n/9e9/1/%ff", "/", "")
-_VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "get", "HEAD", "")
-_MEDIA = ("application/json", "", "application/json; charset=utf-8", "text/plain", "application/grpc-web", "application/grpc-web-text+proto", "x/y")
+_PATHS = (
+    "/topics/t",
+    "/",
+    "/topics/x",
+    "/topics/%74",
+    "/a/x",
+    "/i/1/true",
+    "/d/x/y:go",
+    "/f/a/b%2Fc",
+    "/w",
+    "/n/7/RED/AA==",
+    "/o/1.5",
+    "/t.S/Raw",
+    "/t.S/Do0",
+    "/a/%",
+    "/n/9e9/1/%ff",
+    "",
+)
+_VERBS = ("POST", "GET", "PUT", "PATCH", "DELETE", "get", "HEAD", "")
+_MEDIA = (
+    "application/json",
+    "",
+    "application/json; charset=utf-8",
+    "text/plain",
+    "application/grpc-web",
+    "application/grpc-web-text+proto",
+    "x/y",
+    "application/cloudevents+json",
+    "application/protobuf",
+    "text/plain; charset=x",
+    "application/cloudevents-batch+json",
+)
 _JSON: Sequence[bytes] = (
     b"{}", b'{"name":"a"}', b'{"bigNumber":"1","big_number":2}', b'{"inner":{"inner":{}},"words":["a",null]}', b'{"at":"2020-01-01T00:00:00Z"}',
     b'{"any":{"@type":"type.googleapis.com/t.All","name":"x"}}', b'{"any":{"@type":"x"}}', b'{"any":{"@type":7}}', b'{"struct":{"a":[1,{}]}}',
     b'{"value":null,"maybe":null,"ratio":"NaN","flag":"true"}', b'{"small":1e400,"raw":"*"}', b'{"span":"1s","color":9,"colors":["RED","x"]}',
+    b'{"id":"1","source":"s","specversion":"1.0","type":"t.All","data":{"name":"a"}}', b'{"id":"1","source":"s","specversion":"1.0","type":"t.All"}',
+    b'{"id":"1","source":"s","specversion":"1.0","type":"y","data_base64":"AA=","datacontenttype":"text/plain"}', b'{"id":1,"datacontenttype":2}',
+    b'{"id":"\\ud800","source":"s","specversion":"1.0","type":"t.All","data_base64":"gA==","datacontenttype":"application/protobuf"}',
     b"null", b"[]", b'"a"', b"1", b"[" * 2000, b'{"inner":' * 300, b'{"a":1,"a":2}', b"\xff", b'{"name":"\\ud800"}', b'{"\\ud800":1}',
     b'{"count":-1}', b'{"parts":{}}',
     b'{"at":"0000-00-00T00:00:00Z"}', b'{"span":"1e9s"}', b'{"bytes":"_-"}', b'{"numbers":[1.5]}', b'{"file":{"data":"AA=="}}', b'{"parts":[{},7]}',
@@ -72,6 +107,10 @@ def _model() -> ServiceModel:
         method.options.Extensions[annotations_pb2.http].CopyFrom(http_pb2.HttpRule(**rule))
     for name, streams in (("Raw", False), ("RawStream", True)):
         service.method.add(name=name, input_type=_TYPES[1], output_type=_TYPES[1], server_streaming=streams)
+    for name, input_type, group in (("Heard", _TYPES[0], "g"), ("HeardAny", ".google.protobuf.Any", "h")):
+        method = service.method.add(name=name, input_type=input_type, output_type=_TYPES[0])
+        source = getattr(method.options.Extensions[eventing_pb2.eventing], "in")
+        source.topic, source.consumer_group = "t", group
     files = [descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb) for module in _IMPORTS]
     spec = entity_pb2.EntitySpec(proto=descriptor_pb2.FileDescriptorSet(file=[*files, file]).SerializeToString())
     spec.entities.add(entity_type=ACTION, service_name="t.S")
@@ -136,15 +175,20 @@ def fuzz_http(data: bytes) -> None:
     draw = Draw(data, rarity=4)
     media = draw.choice(_MEDIA)
     accept = draw.choice(("", "text/event-stream", "application/grpc-web-text", draw.text(10)))
-    transport: Any = _Http([("content-type", media.encode()), ("accept", accept.encode("latin-1", "replace")), ("x", draw.raw(8))])
+    headers = [("content-type", media.encode()), ("accept", accept.encode("latin-1", "replace")), ("x", draw.raw(8)), *_event_headers(draw)]
+    transport: Any = _Http(headers)
     callers = Callers(transport)
 
     def execute(call: int, method: MethodInfo, payload: bytes, picked: tuple[bytes, ...]) -> None:
-        if not media.startswith("application/grpc-web"):  # that is passed on as it is
+        if media.startswith("application/json") and not method.name.startswith("Heard"):  # other forms are passed on as they are
             _input(method).FromString(payload)
         _answer(draw, callers, call, method)
 
-    calls = HttpCalls(transport, _MODEL, callers, execute)
+    def invoke(call: int, invocation: Invocation) -> None:
+        execute(call, invocation.method, invocation.payload, (b"", b"", b""))
+
+    topics = Topics(callers, invoke, lambda call: None, _MODEL, topic_subscriptions(_MODEL))
+    calls = HttpCalls(transport, _MODEL, callers, execute, topics)
     calls.begin(1, _body(draw, media), draw.choice(_VERBS), _target(draw), (b"", b"", b""))
     assert transport.ended
 
@@ -156,6 +200,15 @@ def _plain(text: str) -> str:
 
 def _input(method: MethodInfo) -> Any:
     return message_factory.GetMessageClass(_MODEL.pool.FindMessageTypeByName(method.input_type))
+
+
+def _event_headers(draw: Draw) -> list[Header]:
+    """Those of a CloudEvent in binary mode, mostly whole."""
+    if draw.flag():
+        return []
+    event = {"id": b"1", "source": b"/s", "specversion": b"1.0", "type": draw.often(b"t.All", (b"", b"x", b"a/b", b"%ff"))}
+    event[draw.often("subject", ("id", "source", "specversion", "type", "A", "x-y"))] = draw.often(b"a%20b", (b"", b"%", b"%ed%a0%80", b"\xff"))
+    return [(f"ce-{name}", value) for name, value in event.items()]
 
 
 def _target(draw: Draw) -> str:

@@ -9,10 +9,15 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, timestamp_pb2
 
 from cloudstate_core.entity_key import MalformedMessage
-from cloudstate_core.pb.cloudstate import entity_pb2
+from cloudstate_core.pb.cloudstate import entity_pb2, eventing_pb2
 from stateful_proxy import reflection
+from stateful_proxy.eventing.subscriptions import check_eventing
 from stateful_proxy.service import ACTION, CRDT, EVENT_SOURCED, STATELESS_FUNCTION, VALUE_ENTITY, InvalidSpec, ServiceModel, difference, model_of
 from tests.fuzz.draw import Draw
+
+_TAGS = {b"\x8a\xd3\xe4\x93\x02": b"\x82\xd3\xe4\x93\x02", b"\xd2\x43": b"\xca\x43", b"\xa2\xb5\x18": b"\x9a\xb5\x18"}
+"""Tags of options that no extension has, and those that they are replaced with: `google.api.http`, `cloudstate.eventing`, and its old number.
+Protobuf would not let us write the latter with any content."""
 
 F = descriptor_pb2.FieldDescriptorProto
 ENTITY_TYPES = (EVENT_SOURCED, VALUE_ENTITY, ACTION, CRDT, STATELESS_FUNCTION, "", "cloudstate.other.Other")
@@ -32,6 +37,7 @@ def fuzz_spec(data: bytes) -> None:
     with contextlib.suppress(InvalidSpec):
         model = model_of(spec)
         _ask(draw, model)
+        check_eventing(model, sink=draw.flag())
         assert difference(model, model_of(spec)) == ""
 
 
@@ -40,6 +46,8 @@ def _spec(draw: Draw) -> entity_pb2.EntitySpec:
     if draw.flag():
         files.file.append(descriptor_pb2.FileDescriptorProto.FromString(timestamp_pb2.DESCRIPTOR.serialized_pb))
     spec = entity_pb2.EntitySpec(proto=files.SerializeToString())
+    for placeholder, tag in _TAGS.items():
+        spec.proto = spec.proto.replace(placeholder, tag)
     if draw.seldom() and draw.flag():
         spec.proto = draw.mutated(spec.proto)
     for _ in range(draw.often(1, (0, 2, 3))):
@@ -111,9 +119,15 @@ def _method(draw: Draw, method: Any) -> None:
         _rule(draw, rule)
         for _ in range(draw.below(3)):
             _rule(draw, rule.additional_bindings.add())
+    if draw.seldom():
+        method.options.MergeFromString(draw.choice(list(_TAGS)) + bytes([len(part := draw.raw(20))]) + part)
     elif draw.seldom():
-        with contextlib.suppress(Exception):  # options that do not parse are no descriptor
-            method.options.MergeFromString(b"\x82\xd3\xe4\x93\x02" + bytes([len(part := draw.raw(20))]) + part)
+        eventing = method.options.Extensions[eventing_pb2.eventing]
+        source = getattr(eventing, "in")
+        source.consumer_group = draw.often("", ("g", "h"))
+        setattr(source, draw.choice(("topic", "event_log")), draw.often("x", ("", "p", "y")))
+        if draw.flag():
+            eventing.out.topic = draw.choice(("x", "", "y"))
 
 
 def _rule(draw: Draw, rule: http_pb2.HttpRule) -> None:
