@@ -64,6 +64,9 @@ class Publications:
             except DecodeError:
                 publishing.published("the answer is no google.protobuf.Any")
                 return
+            if not whole.type_url:
+                publishing.published("the answer has no type URL, and every event has a type")
+                return
             type_url, value = whole.type_url, whole.value
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event = event_of(type_url, value, headers, method.service, publishing.next_id(), now)

@@ -12,12 +12,13 @@ from cloudstate_core.pb.cloudstate import action_pb2
 from cloudstate_core.transport import api
 from stateful_proxy.actions import Actions
 from stateful_proxy.callers import Callers
+from stateful_proxy.eventing.publication import Publications
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import metadata_of
 from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 from tests.fuzz.draw import Draw
-from tests.fuzz.follow_ups import KNOWN, Elsewhere, fill_effects, fill_metadata, fill_target
+from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_effects, fill_metadata, fill_target
 from tests.stateful_proxy.conftest import FakeTransport
 
 SHAPES = [(entity_type, i, o) for entity_type in (ACTION, STATELESS_FUNCTION) for i in (False, True) for o in (False, True)]
@@ -34,8 +35,9 @@ def fuzz_actions(data: bytes) -> None:
     stage.check_fresh()
 
 
-def _method(entity_type: str, streams_in: bool, streams_out: bool) -> MethodInfo:
-    return MethodInfo("/test.A/Do", "test.A", "Do", "", entity_type, "test.In", "test.Sum", (), "", None, streams_in, streams_out, False)
+def _method(entity_type: str, streams_in: bool, streams_out: bool, out: str = "") -> MethodInfo:
+    output = "google.protobuf.Any" if out and streams_in else "test.Sum"
+    return MethodInfo("/test.A/Do", "test.A", "Do", "", entity_type, "test.In", output, (), "", None, streams_in, streams_out, False, out)
 
 
 class _Stage:
@@ -45,12 +47,14 @@ class _Stage:
         transport: Any = FakeTransport()
         self.transport: FakeTransport = transport
         self.reported: list[str] = []
-        callers = Callers(transport)
+        callers = self.callers = Callers(transport)
         methods = {f"/{KNOWN[0]}/{KNOWN[1]}": _method(ACTION, False, False)}
         follow_ups = FollowUps(transport, callers, methods, self.reported.append, lambda: None)
         self.elsewhere = Elsewhere(callers)
         follow_ups.invoke, follow_ups.cancel = self.elsewhere.invoke, self.elsewhere.cancel
         self.actions = Actions(transport, 1, callers, follow_ups, self.reported.append)
+        self.broker = Broker()
+        self.publications = Publications(callers, self.broker, self._cancel, self.actions.drained)
         self.sending: set[int] = set()
         self.closed: set[int] = set()
         self.calls = 0
@@ -65,7 +69,8 @@ class _Stage:
         if more:
             self.sending.add(self.calls)
         metadata = metadata_of([("x-a", draw.raw(4)), ("x-bin", draw.raw(4))])
-        method = _method(entity_type, streams_in, streams_out)
+        method = _method(entity_type, streams_in, streams_out, draw.choice(("", "topic")))
+        self.publications.begin(self.calls, method)
         self.actions.begin(self.calls, Invocation(method, draw.raw(8), metadata, type_url=draw.often("", ("t",))), more, streams_in and draw.flag())
 
     def _open(self) -> list[int]:
@@ -123,8 +128,13 @@ class _Stage:
         if calls := self.waiting():
             call = draw.choice(calls)
             self.transport.gone.add(call)
-            self.actions.cancelled(call)
-            self.elsewhere.cancel(call)
+            self._cancel(call)
+
+    def _cancel(self, call: int) -> None:
+        """Nobody waits for a call, so whoever executes it is told."""
+        self.callers.detach(call)
+        self.actions.cancelled(call)
+        self.elsewhere.cancel(call)
 
     def pace(self, draw: Draw) -> None:
         """A side does not keep up, or has caught up."""
@@ -136,8 +146,8 @@ class _Stage:
             self.actions.drained(either)
 
     def others(self, draw: Draw) -> None:
-        """A forward or an effect is carried out."""
-        self.elsewhere.step(draw)
+        """A forward or an effect is carried out, an answer is published."""
+        (self.broker if draw.flag() else self.elsewhere).step(draw)
 
     def time(self, draw: Draw) -> None:
         """Waiting for synchronous effects is over."""
@@ -151,6 +161,7 @@ class _Stage:
             self._close(stream, 0)
         for _ in range(self.calls + 2):
             self.elsewhere.end()
+            self.broker.end()
             self.transport.fire()
         assert self.waiting() == [], "every call is answered"
         self.actions.concurrency(time.monotonic())

@@ -5,6 +5,7 @@ After any script, when the function has ended its streams, every call is answere
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cloudstate_core.journal.api import Read, Refused, Swap, Unknown
@@ -14,8 +15,9 @@ from cloudstate_core.pb.cloudstate_knative.v1 import peer_pb2
 from cloudstate_core.transport import api
 from stateful_proxy.crdt.dialects import Legacy, Present
 from stateful_proxy.crdt.replication import REPLICATE
+from stateful_proxy.eventing.publication import Publications
 from tests.fuzz.draw import Draw
-from tests.fuzz.follow_ups import KNOWN, Elsewhere, fill_action, fill_effects
+from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_action, fill_effects
 from tests.stateful_proxy.crdt.bench import CrdtBench, method_of, text
 
 KEYS = ("a", "b")
@@ -55,6 +57,9 @@ class _Stage:
         self.elsewhere = Elsewhere(bench.callers)
         follow_ups = bench.crdts._around.follow_ups
         follow_ups.invoke, follow_ups.cancel = self.elsewhere.invoke, self.elsewhere.cancel
+        self.broker = Broker()
+        self.publications = Publications(bench.callers, self.broker, self._cancel, lambda call: None)
+        bench.methods["/test.Presence/Add"] = replace(bench.methods["/test.Presence/Add"], out="topic" if keeps_first_value else "")
         self.closed: set[int] = set()
         self.received = 1_000_000
 
@@ -62,7 +67,9 @@ class _Stage:
 
     def call(self, draw: Draw) -> None:
         """A command, unary or streamed."""
-        self.bench.call(draw.choice(("Add", "Watch")), draw.raw(8), draw.choice(KEYS))
+        name = draw.choice(("Add", "Watch"))
+        self.publications.begin(self.bench.calls + 1, self.bench.methods[f"/test.Presence/{name}"])
+        self.bench.call(name, draw.raw(8), draw.choice(KEYS))
 
     def streams(self, path: str = "") -> list[int]:
         """Streams that are open: to the function, or of a path."""
@@ -117,9 +124,15 @@ class _Stage:
         """A caller goes away."""
         if calls := self.waiting():
             call = draw.choice(calls)
-            self.elsewhere.cancel(call)
-            self.bench.callers.detach(call)
-            self.bench.hang_up(call)
+            self.transport.gone.add(call)
+            self._cancel(call)
+            self.bench.batch.flush()
+
+    def _cancel(self, call: int) -> None:
+        """Nobody waits for a call, so whoever executes it is told."""
+        self.bench.callers.detach(call)
+        self.bench.crdts.cancelled(call)
+        self.elsewhere.cancel(call)
 
     def waiting(self) -> list[int]:
         """Calls without an answer whose callers wait."""
@@ -154,8 +167,8 @@ class _Stage:
         self.bench.batch.flush()
 
     def others(self, draw: Draw) -> None:
-        """A forward or an effect is carried out."""
-        self.elsewhere.step(draw)
+        """A forward or an effect is carried out, an answer is published."""
+        (self.broker if draw.flag() else self.elsewhere).step(draw)
         self.bench.batch.flush()
 
     def peers(self, draw: Draw) -> None:
@@ -197,6 +210,7 @@ class _Stage:
         self._release()
         for _ in range(self.bench.calls + 4):
             self.elsewhere.end()
+            self.broker.end()
             self.bench.fire()
             for stream in [*self.streams(), *self.streams(REPLICATE)]:
                 self._close(stream, 0)

@@ -6,14 +6,16 @@ After any script, every call is answered once, and a fresh command on the same e
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from cloudstate_core.journal.api import Activate, Append, Lookup, Put, Refused, Unknown
 from cloudstate_core.pb.cloudstate import event_sourced_pb2, value_entity_pb2
 from cloudstate_core.transport import api
+from stateful_proxy.eventing.publication import Publications
 from stateful_proxy.service import EVENT_SOURCED, VALUE_ENTITY, MethodInfo
 from tests.fuzz.draw import Draw
-from tests.fuzz.follow_ups import KNOWN, Elsewhere, fill_action, fill_effects
+from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_action, fill_effects
 from tests.stateful_proxy.conftest import SHARDS, Bench
 
 KEYS = ("a", "b", "c")
@@ -53,14 +55,19 @@ class _Stage:
         bench.methods[other.path] = other
         self.elsewhere = Elsewhere(bench.callers)
         bench.follow_ups.invoke, bench.follow_ups.cancel = self.elsewhere.invoke, self.elsewhere.cancel
+        self.broker = Broker()
+        self.publications = Publications(bench.callers, self.broker, self._cancel, lambda call: None)
         self.stolen: set[int] = set()
 
     # Steps --------------------------------------------------------------------------------------------------------------
 
     def call(self, draw: Draw) -> None:
-        """A command, which may come a second time."""
+        """A command, which may come a second time, and whose answer may have to be published."""
+        bench = self.bench
+        bench.method = replace(self.method, out=draw.choice(("", "", "topic")))
+        self.publications.begin(bench.calls + 1, bench.method)
         key = draw.below(len(KEYS))
-        self.bench.call(draw.raw(8), KEYS[key], key, draw.choice(("", "id-1", "id-2", "id-3")), draw.flag(3))
+        bench.call(draw.raw(8), KEYS[key], key, draw.choice(("", "id-1", "id-2", "id-3")), draw.flag(3))
 
     def say(self, draw: Draw) -> None:
         """The function says something on some stream."""
@@ -112,10 +119,14 @@ class _Stage:
         if waiting:
             call = draw.choice(waiting)
             self.bench.transport.gone.add(call)
-            self.bench.callers.detach(call)
-            self.bench.entities.cancelled(call)
-            self.elsewhere.cancel(call)
+            self._cancel(call)
             self.bench.batch.flush()
+
+    def _cancel(self, call: int) -> None:
+        """Nobody waits for a call, so whoever executes it is told."""
+        self.bench.callers.detach(call)
+        self.bench.entities.cancelled(call)
+        self.elsewhere.cancel(call)
 
     def waiting(self) -> list[int]:
         """Calls without an answer whose callers wait."""
@@ -150,8 +161,8 @@ class _Stage:
         self.bench.batch.flush()
 
     def others(self, draw: Draw) -> None:
-        """A forward or an effect is carried out."""
-        self.elsewhere.step(draw)
+        """A forward or an effect is carried out, an answer is published."""
+        (self.broker if draw.flag() else self.elsewhere).step(draw)
         self.bench.batch.flush()
 
     def shards(self, draw: Draw) -> None:
@@ -194,6 +205,7 @@ class _Stage:
         self.check_waiting()
         for _ in range(bench.calls + 2):
             self.elsewhere.end()
+            self.broker.end()
             bench.transport.fire()
             bench.entities.passivate(time.monotonic() + LONG)
             bench.batch.flush()
@@ -204,15 +216,16 @@ class _Stage:
         assert open_streams == [], "the streams of what has left are ended"
 
     def check_waiting(self) -> None:
-        """Who waits, waits for the function (a command is at it) or for another method."""
+        """Who waits, waits for the function (a command is at it), for another method, or for his answer to be published."""
         busy = [number for number, stream in self.bench.transport.streams.items() if not stream.ended and self._in_flight(number)]
-        assert not self.waiting() or busy or self.elsewhere.open
+        assert not self.waiting() or busy or self.elsewhere.open or self.broker.open
 
     def check_fresh(self) -> None:
         """A fresh command is executed."""
         bench = self.bench
         for shard in range(SHARDS):
             bench.tokens[shard] = bench.journal.claim(shard)
+        bench.method = self.method
         for shard, key in enumerate(KEYS):
             call = bench.call(b"fresh", key, shard)
             stream = max(bench.transport.streams)

@@ -1,4 +1,4 @@
-"""What is common to the targets of streams: forwards and side effects in answers, and the methods that carry them out, played by the target."""
+"""What is common to the targets of streams: forwards and side effects in answers, and who carries them out; and where answers are published."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from cloudstate_core.pb.cloudstate import entity_pb2
 from stateful_proxy.callers import Callers
+from stateful_proxy.eventing.cloud_events import REQUIRED, CloudEvent, request_headers
+from stateful_proxy.eventing.publication import Done
 from stateful_proxy.invocation import Invocation
 from tests.fuzz.draw import Draw
 
@@ -50,6 +52,29 @@ class Elsewhere:
         """Answer all; what they lead to may bring more."""
         while self.open:
             self._callers.finish(self.open.pop(), 2, "over")
+
+
+class Broker:
+    """Where answers are published: each stays open until it is taken or refused."""
+
+    def __init__(self) -> None:
+        self.open: list[Done] = []
+
+    def publish(self, topic: str, event: CloudEvent, done: Done) -> None:
+        """See EventSink."""
+        assert all(event.attributes[name] for name in REQUIRED)
+        request_headers(event)
+        self.open.append(done)
+
+    def step(self, draw: Draw) -> None:
+        """Take or refuse one."""
+        if self.open:
+            self.open.pop(draw.below(len(self.open)))(draw.often("", ("no",)))
+
+    def end(self) -> None:
+        """Take all."""
+        while self.open:
+            self.open.pop(0)("")
 
 
 def fill_action(draw: Draw, action: Any) -> None:

@@ -250,3 +250,11 @@ def test_what_a_method_of_any_answers_is_published_by_its_own_type(bench: Bench)
     other = bench.call()
     bench.callers.reply(other, b"\xff")
     assert bench.end(other)[0] == Status.UNAVAILABLE
+
+
+def test_an_answer_without_a_type_is_no_event(bench: Bench) -> None:
+    bench.around.methods[PATH] = replace(OUT, output_type="google.protobuf.Any")
+    call = bench.call()
+    bench.callers.reply(call, b"")
+    assert (bench.end(call)[0], bench.sink.events) == (Status.UNAVAILABLE, [])
+    assert "the answer has no type URL" in bench.end(call)[1]
