@@ -69,11 +69,15 @@ def _field(message: bytes, wanted: int) -> bytes | int | None:
     at, end = 0, len(message)
     try:
         while at < end:
-            tag, at = _varint(message, at)
+            tag, at = message[at], at + 1
+            if tag > 127:  # most numbers here have one byte, and a call for each would cost more than all the rest
+                tag, at = _varint(message, at - 1)
             number, wire = tag >> 3, tag & 7
             value: bytes | int
             if wire == 2:
-                length, at = _varint(message, at)
+                length, at = message[at], at + 1
+                if length > 127:
+                    length, at = _varint(message, at - 1)
                 value, at = message[at : at + length], at + length
             elif wire == 0:
                 value, at = _varint(message, at)
