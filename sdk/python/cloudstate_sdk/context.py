@@ -112,6 +112,13 @@ def pack(target: any_pb2.Any, message: Message) -> None:
     target.type_url, target.value = URL + message.DESCRIPTOR.full_name, message.SerializeToString(deterministic=True)
 
 
+def packed(message: Message) -> any_pb2.Any:
+    """A message in an Any; see `pack`."""
+    found = any_pb2.Any()
+    pack(found, message)
+    return found
+
+
 def answer(action: entity_pb2.ClientAction, result: Any) -> None:
     """What the caller of a command on an entity gets: a message, another method's answer, or nothing."""
     if isinstance(result, Forward):
