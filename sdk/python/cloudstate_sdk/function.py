@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections import deque
 from typing import Any
 
 import grpc
@@ -36,6 +37,8 @@ class Function:
     def __init__(self, *entities: type, name: str = "") -> None:
         self._definitions = {d.service: d for d in map(definition_of, entities)}
         self._name = name or "-".join(e.__name__.lower() for e in entities)
+        self.reports: deque[str] = deque(maxlen=100)
+        """What the proxy has found wrong with this function, the latest last."""
 
     def run(self, host: str | None = None, port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, on `$HOST:$PORT` unless told otherwise."""
@@ -88,6 +91,7 @@ class Function:
 
     async def _report_error(self, error: entity_pb2.UserFunctionError, context: Any) -> empty_pb2.Empty:
         log.error("the proxy reports: %s", error.message)
+        self.reports.append(error.message)
         return empty_pb2.Empty()
 
     def _of(self, entity_type: str) -> dict[str, Definition]:

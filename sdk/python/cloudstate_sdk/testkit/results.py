@@ -21,7 +21,7 @@ class NoReply(AssertionError):
 
 
 class Crashed(Exception):
-    """A handler raised something other than `fail`: the entity leaves memory, and the caller of a proxy gets an error. The traceback is in the log."""
+    """A handler raised something other than `fail`: the entity leaves memory, and the caller of a proxy gets an error. The log has the traceback."""
 
 
 @dataclass(frozen=True, slots=True)
