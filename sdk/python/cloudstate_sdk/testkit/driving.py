@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar, cast
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from cloudstate_sdk.definition import DefinitionError, definition_of
+from cloudstate_sdk.any_values import Value
+from cloudstate_sdk.definition import ANY, DefinitionError, definition_of
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 
 T = TypeVar("T")
@@ -39,6 +40,14 @@ def _runner() -> asyncio.Runner:
     return found
 
 
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 class Kit:
     """What all kits have: a component, the instance of it that runs, and a loop for what waits."""
 
@@ -56,12 +65,10 @@ class Kit:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run to the end, on the kits' own loop. RuntimeError in a test that runs on one."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return _runner().run(coroutine)
-        coroutine.close()
-        raise RuntimeError("in a test that is a coroutine, await the kit's `acall` or `astream` instead of `call` or `stream`")
+        if _on_a_loop():
+            coroutine.close()
+            raise RuntimeError("in a test that is a coroutine, await the kit's `acall` or `astream` instead of `call` or `stream`")
+        return _runner().run(coroutine)
 
     def _method(self, name: str) -> MethodDescriptor:
         """A method of the service; LookupError when there is none of that name."""
@@ -69,10 +76,10 @@ class Kit:
             raise LookupError(f"{self._component.__name__} has no command {name!r}; {self._definition.service} has {', '.join(self._methods)}")
         return self._methods[name]
 
-    def _checked(self, method: MethodDescriptor, request: Message) -> Message:
-        """The request; TypeError when the method takes something else."""
+    def _checked(self, method: MethodDescriptor, request: Value) -> Value:
+        """The request; TypeError when the method takes something else. Who calls a method that takes an Any may give any value."""
         wanted = method.input_type.full_name
-        if not isinstance(request, Message) or wanted not in (request.DESCRIPTOR.full_name, "google.protobuf.Any"):
+        if wanted != ANY and not (isinstance(request, Message) and request.DESCRIPTOR.full_name == wanted):
             raise TypeError(f"{self._component.__name__}: {method.full_name} takes {wanted}, not {type(request).__name__}")
         return request
 

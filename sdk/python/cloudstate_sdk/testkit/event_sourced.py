@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
 
 from cloudstate_sdk import event_sourcing
+from cloudstate_sdk.any_values import Value
 from cloudstate_sdk.context import packed
 from cloudstate_sdk.definition import EVENT_SOURCED
 from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
@@ -37,7 +37,7 @@ class EventSourcedKit(EntityKit[EventSourcedResult]):
     entity.
     """
 
-    def __init__(self, entity: type, entity_id: str = "entity", *, events: Iterable[Message] = (), snapshot_every: int | None = None) -> None:
+    def __init__(self, entity: type, entity_id: str = "entity", *, events: Iterable[Value] = (), snapshot_every: int | None = None) -> None:
         super().__init__(entity, EVENT_SOURCED, entity_id, **({} if snapshot_every is None else {"snapshot_every": snapshot_every}))
         self._events = [packed(event) for event in events]
         self._snapshot: any_pb2.Any | None = None

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from google.protobuf import any_pb2, message_factory
+from google.protobuf import any_pb2
 from google.protobuf.descriptor import FileDescriptor
 
-from cloudstate_sdk.definition import URL, Definition
+from cloudstate_sdk.any_values import from_any
+from cloudstate_sdk.definition import ANY, Definition
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 
 
@@ -70,12 +71,8 @@ class Result:
 
 
 def decoded(payload: any_pb2.Any, file: FileDescriptor) -> Any:
-    """The message in an Any; the Any itself when neither `file` nor what it was loaded with knows the type."""
-    try:
-        kind = file.pool.FindMessageTypeByName(payload.type_url.removeprefix(URL))
-    except KeyError:
-        return payload
-    return message_factory.GetMessageClass(kind).FromString(payload.value)
+    """The value in an Any; the Any itself when neither `file` nor what it was loaded with knows the type."""
+    return from_any(payload, file.pool)
 
 
 def outcome(definition: Definition, command: str, action: entity_pb2.ClientAction, effects: Iterable[entity_pb2.SideEffect]) -> dict[str, Any]:
@@ -83,8 +80,7 @@ def outcome(definition: Definition, command: str, action: entity_pb2.ClientActio
     kind, file = action.WhichOneof("action"), definition.descriptor
     fields: dict[str, Any] = {"command": command, "effects": [_effect(effect, file) for effect in effects]}
     if kind == "reply":
-        _check(definition, command, action.reply.payload)
-        fields["answer"] = decoded(action.reply.payload, file)
+        fields["answer"] = _read(definition, command, action.reply.payload)
         fields["metadata"] = [(entry.key, getattr(entry, entry.WhichOneof("value") or "string_value")) for entry in action.reply.metadata.entries]
     elif kind == "forward":
         fields["forward"] = Called(action.forward.service_name, action.forward.command_name, decoded(action.forward.payload, file))
@@ -97,8 +93,10 @@ def _effect(effect: entity_pb2.SideEffect, file: FileDescriptor) -> Effect:
     return Effect(effect.service_name, effect.command_name, decoded(effect.payload, file), effect.synchronous)
 
 
-def _check(definition: Definition, command: str, payload: any_pb2.Any) -> None:
+def _read(definition: Definition, command: str, payload: any_pb2.Any) -> Any:
     method = definition.descriptor.pool.FindServiceByName(definition.service).methods_by_name[command]
-    wanted, found = method.output_type.full_name, payload.type_url.removeprefix(URL)
-    if wanted not in (found, "google.protobuf.Any"):
-        raise TypeError(f"{method.full_name} returns {wanted}, but `{definition.commands[command].handler}` replied {found}")
+    wanted, found = method.output_type.full_name, payload.type_url.rpartition("/")[2]
+    if wanted != found:
+        raise TypeError(f"{method.full_name} returns {wanted}, but `{definition.commands[command].handler}` replied {payload.type_url}")
+    answer = decoded(payload, definition.descriptor)
+    return decoded(answer, definition.descriptor) if wanted == ANY else answer

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import Message
-
 from cloudstate_sdk import values
+from cloudstate_sdk.any_values import Value
 from cloudstate_sdk.context import packed
 from cloudstate_sdk.definition import VALUE_ENTITY
 from cloudstate_sdk.pb.cloudstate import entity_pb2, value_entity_pb2
@@ -33,7 +32,7 @@ class ValueKit(EntityKit[ValueResult]):
     DefinitionError for a class that is no value entity.
     """
 
-    def __init__(self, entity: type, entity_id: str = "entity", *, state: Message | None = None) -> None:
+    def __init__(self, entity: type, entity_id: str = "entity", *, state: Value | None = None) -> None:
         super().__init__(entity, VALUE_ENTITY, entity_id)
         self._value = None if state is None else packed(state)
 
