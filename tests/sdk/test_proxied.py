@@ -17,6 +17,7 @@ from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
 from tests.tck.sdk.function import Doer
 
 
+@pytest.mark.usefixtures("transport")
 async def test_the_cart_is_called_over_grpc_and_http(sample: Any) -> None:
     api = sample.api
     async with proxied(sample.Cart) as running:
