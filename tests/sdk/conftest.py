@@ -11,6 +11,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from tests.stateful_proxy.processes import BACKENDS
+
 SAMPLE = pathlib.Path(__file__).resolve().parent.parent.parent / "samples/shopping-cart"
 
 
@@ -25,8 +27,15 @@ def sample() -> Any:
     return cart
 
 
+@pytest.fixture(params=BACKENDS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What functions are served on, unless they say otherwise."""
+    monkeypatch.setenv("CLOUDSTATE_SDK_TRANSPORT", request.param)
+    return str(request.param)
+
+
 @pytest.fixture
-def serving() -> Callable[..., Any]:
+def serving(transport: str) -> Callable[..., Any]:
     """`async with serving(Entity) as channel`: the entity classes behind a real gRPC server."""
 
     @contextlib.asynccontextmanager

@@ -247,6 +247,7 @@ def test_a_class_that_does_not_fit_its_service_says_so(sample: Any) -> None:
         Function(Empty)
 
 
+@pytest.mark.usefixtures("transport")
 def test_the_sample_listens_on_port_and_ends_on_sigterm() -> None:
     port = free_port()
     environment = {**os.environ, "PORT": str(port), "PYTHONPATH": str(ROOT / "sdk/python")}
@@ -262,6 +263,7 @@ def test_the_sample_listens_on_port_and_ends_on_sigterm() -> None:
         process.kill()
 
 
+@pytest.mark.usefixtures("transport")
 async def test_entities_that_wake_all_at_once_are_all_taken(sample: Any) -> None:
     """A proxy opens the streams of thousands of entities while the function is busy: none may be lost for that."""
     from cloudstate_sdk import Function

@@ -1,6 +1,6 @@
 """Write Cloudstate entities and actions in Python: classes whose methods are the methods of a gRPC service."""
 
-from cloudstate_sdk.any_values import Float32, Int32, Json
+from cloudstate_sdk.any_values import Float32, Int32, Json, Value
 from cloudstate_sdk.context import ActionContext, Context, Forward, ValueContext
 from cloudstate_sdk.crdt import Clock, Crdt, Flag, GCounter, GSet, LWWRegister, NotYourTurn, ORMap, ORSet, PNCounter, Vote
 from cloudstate_sdk.crdt.context import Change, CrdtContext, StreamedContext, WriteConsistency
@@ -28,6 +28,7 @@ __all__ = [
     "ORSet",
     "PNCounter",
     "StreamedContext",
+    "Value",
     "ValueContext",
     "Vote",
     "WriteConsistency",

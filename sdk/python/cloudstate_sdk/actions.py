@@ -13,9 +13,8 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
-from cloudstate_sdk.context import ActionContext, CommandFailed, Forward, pack
+from cloudstate_sdk.context import ActionContext, CommandFailed, Forward, reply
 from cloudstate_sdk.definition import Command, Definition
 from cloudstate_sdk.pb.cloudstate import action_pb2
 from cloudstate_sdk.requests import parse
@@ -46,8 +45,8 @@ class Calls:
         own = ActionContext("", command.metadata)
         try:
             target, run = self._find(command)
-            result = run(parse(command, target.request), own)
-            return _response(await result if inspect.isawaitable(result) else result, own)
+            result = run(parse(command, target), own)
+            return _response(await result if inspect.isawaitable(result) else result, own, target)
         except Exception as error:
             return _failure(error, own, command)
 
@@ -56,7 +55,7 @@ class Calls:
         own = ActionContext("", first.metadata)
         try:
             target, run = self._find(first)
-            return _response(await run(_requests(commands, first, target, own), own), own)
+            return _response(await run(_requests(commands, first, target, own), own), own, target)
         except Exception as error:
             return _failure(error, own, first)
 
@@ -64,8 +63,8 @@ class Calls:
         own = ActionContext("", command.metadata)
         try:
             target, run = self._find(command)
-            async with aclosing(run(parse(command, target.request), own)) as results:
-                async for response in _responses(results, own):
+            async with aclosing(run(parse(command, target), own)) as results:
+                async for response in _responses(results, own, target):
                     yield response
         except Exception as error:
             yield _failure(error, own, command)
@@ -76,7 +75,7 @@ class Calls:
         try:
             target, run = self._find(first)
             async with aclosing(run(_requests(commands, first, target, own), own)) as results:
-                async for response in _responses(results, own):
+                async for response in _responses(results, own, target):
                     yield response
         except Exception as error:
             yield _failure(error, own, first)
@@ -90,28 +89,29 @@ class Calls:
         return target, getattr(self._instances[command.service_name], target.handler)
 
 
-async def _requests(commands: AsyncIterator[In], first: In, target: Command, own: ActionContext) -> AsyncIterator[Message]:
+async def _requests(commands: AsyncIterator[In], first: In, target: Command, own: ActionContext) -> AsyncIterator[Any]:
     """The messages of a streamed request; its first command names the method only."""
     if first.HasField("payload"):
-        yield parse(first, target.request)
+        yield parse(first, target)
     async for command in commands:
         own.received(command.metadata)
-        yield parse(command, target.request)
+        yield parse(command, target)
 
 
-async def _responses(results: AsyncIterator[Any], own: ActionContext) -> AsyncIterator[Out]:
+async def _responses(results: AsyncIterator[Any], own: ActionContext, target: Command) -> AsyncIterator[Out]:
     async for result in results:
-        yield _response(result, own)
+        yield _response(result, own, target)
     if own.effects:
-        yield _response(None, own)
+        yield _response(None, own, target)
 
 
-def _response(result: Any, own: ActionContext) -> Out:
+def _response(result: Any, own: ActionContext, target: Command) -> Out:
     response = Out()
     if isinstance(result, Forward):
         response.forward.CopyFrom(result.message)
     elif result is not None:
-        pack(response.reply.payload, result)
+        reply(response.reply, result, target.wraps, own)
+        own.replied.Clear()
     response.side_effects.extend(own.effects)
     own.effects.clear()
     return response

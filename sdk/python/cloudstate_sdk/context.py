@@ -9,10 +9,12 @@ from typing import Any, Generic, NoReturn, TypeVar
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
-from cloudstate_sdk.definition import URL
+from cloudstate_sdk.any_values import MESSAGES, Value, to_any
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 
-S = TypeVar("S", bound=Message)
+ANY = MESSAGES + any_pb2.Any.DESCRIPTOR.full_name
+"""Type URL of an Any within an Any, which is how callers send and get one."""
+S = TypeVar("S", bound=Value)
 
 
 class CommandFailed(Exception):
@@ -33,23 +35,30 @@ class CommandContext:
         self.entity_id = entity_id
         self.effects: list[entity_pb2.SideEffect] = []
         self._metadata = metadata or entity_pb2.Metadata()
+        self.replied = entity_pb2.Metadata()
+        """Metadata of the answer."""
 
     def fail(self, text: str) -> NoReturn:
         """End the command: the caller sees `text`, and nothing that was changed is stored."""
         raise CommandFailed(text)
 
-    def forward(self, service: str, method: str, request: Message) -> Forward:
+    def forward(self, service: str, method: str, request: Value) -> Forward:
         """Let a method of another service of this function answer: return what this gives."""
         message = entity_pb2.Forward(service_name=service, command_name=method)
         pack(message.payload, request)
         return Forward(message)
 
-    def effect(self, service: str, method: str, request: Message, *, synchronous: bool = False) -> None:
+    def effect(self, service: str, method: str, request: Value, *, synchronous: bool = False) -> None:
         """Call another method once the change is stored; `synchronous`: before the caller gets the answer. What becomes of it changes nothing
         here."""
         effect = entity_pb2.SideEffect(service_name=service, command_name=method, synchronous=synchronous)
         pack(effect.payload, request)
         self.effects.append(effect)
+
+    def reply_metadata(self, key: str, value: str | bytes) -> None:
+        """Give the answer a metadata entry: a response header for its caller (bytes only under a name that ends in `-bin`), and an attribute of the
+        event that it is published as, under `ce-NAME`. An answer of a stream has its own."""
+        self.replied.entries.add(key=key, **{"bytes_value" if isinstance(value, bytes) else "string_value": value})
 
     def metadata(self, key: str) -> list[str | bytes]:
         """Values of a metadata entry, in their order; empty when there is none. Names are compared without regard to case."""
@@ -61,15 +70,20 @@ class CommandContext:
 class Context(CommandContext):
     """Of a command on an event sourced entity."""
 
-    def __init__(self, entity_id: str, apply: Callable[[Message], None], metadata: entity_pb2.Metadata | None = None) -> None:
+    def __init__(self, entity_id: str, apply: Callable[[str, Value], None], metadata: entity_pb2.Metadata | None = None) -> None:
         super().__init__(entity_id, metadata)
-        self.events: list[Message] = []
+        self.events: list[any_pb2.Any] = []
+        """As they will be stored."""
         self._apply = apply
 
-    def emit(self, event: Message) -> None:
-        """Change the entity by an event; it is stored before the caller gets the answer."""
-        self._apply(event)
-        self.events.append(event)
+    def emit(self, event: Value) -> None:
+        """Change the entity by an event; it is stored before the caller gets the answer.
+
+        TypeError when it is nothing that can be stored, LookupError when no @event method takes it.
+        """
+        encoded = packed(event)
+        self._apply(encoded.type_url, event)
+        self.events.append(encoded)
 
 
 class ValueContext(CommandContext, Generic[S]):
@@ -78,7 +92,7 @@ class ValueContext(CommandContext, Generic[S]):
     def __init__(self, entity_id: str, state: S, exists: bool, metadata: entity_pb2.Metadata | None = None) -> None:
         super().__init__(entity_id, metadata)
         self.state: S = state
-        """A copy of the stored value, an empty message when there is none; changing it changes nothing until `update`."""
+        """A copy of the stored value, an empty one when there is none; changing it changes nothing until `update`."""
         self.exists = exists
         """There is a stored value."""
         self.updated: S | None = None
@@ -102,19 +116,37 @@ class ActionContext(CommandContext):
             self._metadata = metadata
 
 
-def pack(target: any_pb2.Any, message: Message) -> None:
-    """Put a message into an Any, encoded so that equal messages have equal bytes; an Any is taken as it is. TypeError when it is no message."""
-    if not isinstance(message, Message):
-        raise TypeError(f"{message!r} is not a protobuf message")
-    if isinstance(message, any_pb2.Any):
-        target.CopyFrom(message)
-        return
-    target.type_url, target.value = URL + message.DESCRIPTOR.full_name, message.SerializeToString(deterministic=True)
+def pack(target: any_pb2.Any, value: Value) -> None:
+    """Put a value into an Any, encoded so that equal values have equal bytes; an Any is taken as it is. TypeError when it is no value."""
+    if isinstance(value, Message) and not isinstance(value, any_pb2.Any):
+        target.type_url, target.value = MESSAGES + value.DESCRIPTOR.full_name, value.SerializeToString(deterministic=True)
+    else:
+        target.CopyFrom(to_any(value))
 
 
-def answer(action: entity_pb2.ClientAction, result: Any) -> None:
-    """What the caller of a command on an entity gets: a message, another method's answer, or nothing."""
+def packed(value: Value) -> any_pb2.Any:
+    """A value in an Any of its own; see `pack`."""
+    found = any_pb2.Any()
+    pack(found, value)
+    return found
+
+
+def reply(target: entity_pb2.Reply, value: Value, wraps: bool, context: CommandContext) -> None:
+    """What a command returned, as its caller reads it; `wraps`: as a `google.protobuf.Any`, which any value may be in. TypeError when it is none."""
+    payload = target.payload
+    if wraps:
+        payload.type_url, payload.value = ANY, packed(value).SerializeToString(deterministic=True)
+    elif isinstance(value, Message):
+        pack(payload, value)
+    else:
+        raise TypeError(f"{value!r} is not a protobuf message")
+    if context.replied.entries:
+        target.metadata.CopyFrom(context.replied)
+
+
+def answer(action: entity_pb2.ClientAction, result: Any, wraps: bool, context: CommandContext) -> None:
+    """What the caller of a command on an entity gets: a value, another method's answer, or nothing."""
     if isinstance(result, Forward):
         action.forward.CopyFrom(result.message)
     elif result is not None:
-        pack(action.reply.payload, result)
+        reply(action.reply, result, wraps, context)

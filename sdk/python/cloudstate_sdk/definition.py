@@ -10,20 +10,24 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor_pool import DescriptorPool
 
 from cloudstate_sdk.crdt.base import Crdt
+from cloudstate_sdk.kinds import kind_of, url_of, urls_for
 
 T = TypeVar("T", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ROLE = "__cloudstate_role__"
 _DEFINITION = "__cloudstate_definition__"
-URL = "type.googleapis.com/"
 EVENT_SOURCED = "cloudstate.eventsourced.EventSourced"
 VALUE_ENTITY = "cloudstate.valueentity.ValueEntity"
 CRDT = "cloudstate.crdt.Crdt"
 ACTION = "cloudstate.action.ActionProtocol"
+ANY = "google.protobuf.Any"
+
+
+KINDS = "str, bytes, bool, int, float, Json, Any or Value"
 
 
 class DefinitionError(Exception):
@@ -32,12 +36,18 @@ class DefinitionError(Exception):
 
 @dataclass(slots=True)
 class Command:
-    """One command: its method on the class, its request type, and what of it streams."""
+    """One command: its method on the class, the kind of its request, and what its gRPC method is like."""
 
     handler: str
-    request: type[Message]
+    request: Any
+    """A message class, or another kind that an Any may hold."""
+    pool: DescriptorPool
     client_streaming: bool = False
     server_streaming: bool = False
+    opens: bool = False
+    """The request is a `google.protobuf.Any`: what it holds is for the method."""
+    wraps: bool = False
+    """So is the reply: what the method returns goes into it."""
 
 
 @dataclass(slots=True)
@@ -52,16 +62,23 @@ class Definition:
     persistence_id: str = ""
     snapshot_every: int = 0
     passivation: float = 0.0
-    state: type[Message] | None = None
-    """What a value entity keeps."""
+    state: type | None = None
+    """What kind of value a value entity keeps."""
     crdt: type[Crdt] | None = None
     """What a CRDT entity is; None: its first command chooses."""
     commands: dict[str, Command] = field(default_factory=dict)
-    events: dict[str, tuple[str, type[Message]]] = field(default_factory=dict)
-    """By full name of the event message: method and message class."""
+    events: dict[str, tuple[str, type]] = field(default_factory=dict)
+    """By type URL of the event: method, and the kind that it takes."""
     snapshot: str = ""
     restore: str = ""
-    restored: type[Message] | None = None
+    restored: type | None = None
+
+    def event_handler(self, url: str) -> tuple[str, type]:
+        """Method and kind for an event. LookupError when no method takes it."""
+        found = self.events.get(url) or next((self.events[close] for close in urls_for(url) if close in self.events), None)
+        if found is None:
+            raise LookupError(f"{self.service}: no @event method takes {url}")
+        return found
 
 
 def _mark(role: str) -> Callable[[F], F]:
@@ -93,17 +110,21 @@ def event_sourced(
     return decorate
 
 
-def value_entity(
-    service: str, *, persistence_id: str, descriptor: FileDescriptor, state: type[Message], passivation: float = 0.0
-) -> Callable[[T], T]:
-    """Make a class a value entity of a gRPC service: it keeps one message of type `state`, which commands read, replace or delete.
+def value_entity(service: str, *, persistence_id: str, descriptor: FileDescriptor, state: type, passivation: float = 0.0) -> Callable[[T], T]:
+    """Make a class a value entity of a gRPC service: it keeps one value of kind `state`, which commands read, replace or delete.
+
+    `state` is a message class, `str`, `bytes`, `bool`, `int`, `float`, `Json`, `Any` for a value that stays encoded, or `Value` for one
+    of many kinds.
 
     `passivation` seconds without a command the proxy lets the entity leave memory (0: the proxy's default). DefinitionError when class and
     service do not fit.
     """
 
     def decorate(entity: T) -> T:
-        return _define(entity, Definition(entity, VALUE_ENTITY, service, descriptor, persistence_id, passivation=passivation, state=state))
+        kind = kind_of(state)
+        if kind is None:
+            raise DefinitionError(f"{entity.__name__}: state={state!r} is no kind of value; it must be a message class, {KINDS}")
+        return _define(entity, Definition(entity, VALUE_ENTITY, service, descriptor, persistence_id, passivation=passivation, state=kind))
 
     return decorate
 
@@ -156,30 +177,33 @@ def definition_of(entity: type) -> Definition:
 def _add(definition: Definition, name: str, method: Callable[..., Any]) -> None:
     role = getattr(method, _ROLE, None)
     if role == "command":
-        definition.commands[_camel(name)] = Command(name, _message(definition, method, 1, definition.entity_type == ACTION))
+        definition.commands[_camel(name)] = Command(name, _kind(definition, method, definition.entity_type == ACTION), definition.descriptor.pool)
     elif role == "event":
-        message = _message(definition, method, 1)
-        definition.events[message.DESCRIPTOR.full_name] = (name, message)
+        kind = _kind(definition, method)
+        if (other := definition.events.get(url_of(kind))) is not None:
+            raise DefinitionError(f"{definition.entity.__name__}: {other[0]} and {name} take the same events")
+        definition.events[url_of(kind)] = name, kind
     elif role == "snapshot":
         definition.snapshot = name
     elif role == "restore":
-        definition.restore, definition.restored = name, _message(definition, method, 1)
+        definition.restore, definition.restored = name, _kind(definition, method)
 
 
 def _camel(name: str) -> str:
     return re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), name)
 
 
-def _message(definition: Definition, method: Callable[..., Any], position: int, streams: bool = False) -> type[Message]:
-    """The message class that a parameter is annotated with; `streams`: or an iterator of which it is."""
+def _kind(definition: Definition, method: Callable[..., Any], streams: bool = False) -> type:
+    """What a method's parameter is annotated with; `streams`: or what the iterator gives that it is annotated with."""
     hints = typing.get_type_hints(method)
     names = list(inspect.signature(method).parameters)
-    found = hints.get(names[position]) if len(names) > position else None
+    found = hints.get(names[1]) if len(names) > 1 else None
     if streams and typing.get_origin(found) in (AsyncIterator, AsyncIterable):
         found = typing.get_args(found)[0]
-    if not (isinstance(found, type) and issubclass(found, Message)):
-        raise DefinitionError(f"{definition.entity.__name__}.{method.__name__}: parameter {position} must be annotated with a protobuf message")
-    return found
+    kind = kind_of(found)
+    if kind is None:
+        raise DefinitionError(f"{definition.entity.__name__}.{method.__name__}: parameter 1 must be annotated with a protobuf message, {KINDS}")
+    return kind
 
 
 def _check(definition: Definition) -> None:
@@ -194,8 +218,9 @@ def _check(definition: Definition) -> None:
         raise DefinitionError(f"{where}: {', '.join(surplus)} is not a method of {definition.service}")
     for name, command in definition.commands.items():
         method = services[definition.service].methods_by_name[name]
-        if method.input_type.full_name not in (command.request.DESCRIPTOR.full_name, "google.protobuf.Any"):
-            taken, wanted_type = command.request.DESCRIPTOR.full_name, method.input_type.full_name
+        command.opens, command.wraps = method.input_type.full_name == ANY, method.output_type.full_name == ANY
+        taken, wanted_type = _shown(command.request), method.input_type.full_name
+        if taken != wanted_type and not command.opens:
             raise DefinitionError(f"{where}.{command.handler}: takes {taken}, but {definition.service}.{name} takes {wanted_type}")
         command.client_streaming, command.server_streaming = method.client_streaming, method.server_streaming
         if method.client_streaming and definition.entity_type != ACTION:
@@ -206,3 +231,7 @@ def _check(definition: Definition) -> None:
         raise DefinitionError(f"{where}: @event, @snapshot and @restore are for event sourced entities")
     if bool(definition.snapshot) != bool(definition.restore):
         raise DefinitionError(f"{where}: @snapshot and @restore go together")
+
+
+def _shown(kind: Any) -> str:
+    return str(kind.DESCRIPTOR.full_name) if hasattr(kind, "DESCRIPTOR") else str(kind.__name__)

@@ -9,10 +9,11 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
 
+from cloudstate_sdk.any_values import Value
 from cloudstate_sdk.context import CommandFailed, Context, answer, pack
-from cloudstate_sdk.definition import URL, Definition
+from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.kinds import read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
 from cloudstate_sdk.requests import parse
 
@@ -48,16 +49,16 @@ class LiveEntity:
         self._entity = definition.entity(init.entity_id)
         self._since_snapshot = 0
         if init.HasField("snapshot") and definition.restored is not None:
-            getattr(self._entity, definition.restore)(definition.restored.FromString(init.snapshot.snapshot.value))
+            getattr(self._entity, definition.restore)(read(init.snapshot.snapshot, definition.restored, definition.descriptor.pool))
 
     def replay(self, payload: any_pb2.Any) -> None:
         """Apply a stored event."""
-        handler, message = self._definition.events[payload.type_url.removeprefix(URL)]
-        getattr(self._entity, handler)(message.FromString(payload.value))
+        handler, kind = self._definition.event_handler(payload.type_url)
+        getattr(self._entity, handler)(read(payload, kind, self._definition.descriptor.pool))
         self._since_snapshot += 1
 
-    def _apply(self, event: Message) -> None:
-        handler, _ = self._definition.events[event.DESCRIPTOR.full_name]
+    def _apply(self, url: str, event: Value) -> None:
+        handler, _ = self._definition.event_handler(url)
         getattr(self._entity, handler)(event)
 
     async def command(self, command: Any) -> Out:
@@ -66,12 +67,11 @@ class LiveEntity:
         context = Context(self._entity_id, self._apply, command.metadata)
         reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
         try:
-            result = getattr(self._entity, target.handler)(parse(command, target.request), context)
+            result = getattr(self._entity, target.handler)(parse(command, target), context)
             if inspect.isawaitable(result):
                 result = await result
-            answer(reply.client_action, result)
-            for event in context.events:
-                pack(reply.events.add(), event)
+            answer(reply.client_action, result, target.wraps, context)
+            reply.events.extend(context.events)
             self._snapshot(reply)
         except CommandFailed as failure:
             refusal = entity_pb2.Failure(command_id=command.id, description=str(failure), restart=bool(context.events))

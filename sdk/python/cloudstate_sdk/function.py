@@ -6,29 +6,21 @@ import asyncio
 import logging
 import os
 import signal
+from collections import deque
 from typing import Any
 
 import grpc
-import grpc.aio
 from google.protobuf import descriptor_pb2, empty_pb2
 from google.protobuf.descriptor import FileDescriptor
 
-from cloudstate_sdk import event_sourcing, values
+from cloudstate_sdk import event_sourcing, serving, values
 from cloudstate_sdk.actions import Calls
 from cloudstate_sdk.crdt import stream as crdt_stream
 from cloudstate_sdk.definition import ACTION, CRDT, EVENT_SOURCED, VALUE_ENTITY, Definition, definition_of
 from cloudstate_sdk.pb.cloudstate import entity_pb2
+from cloudstate_sdk.serving import Server
 
 log = logging.getLogger(__name__)
-
-MAX_PENDING = 100_000
-"""Streams that may wait to be taken. From 1,000 on (its default) grpc's core rejects some at random, and a proxy wakes many entities at once."""
-OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.so_reuseport", 0),
-    ("grpc.server.max_pending_requests", MAX_PENDING),
-    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-]
 
 
 class Function:
@@ -37,30 +29,41 @@ class Function:
     def __init__(self, *entities: type, name: str = "") -> None:
         self._definitions = {d.service: d for d in map(definition_of, entities)}
         self._name = name or "-".join(e.__name__.lower() for e in entities)
+        self.reports: deque[str] = deque(maxlen=100)
+        """What the proxy has found wrong with this function, the latest last."""
 
-    def run(self, host: str | None = None, port: int | None = None) -> None:
-        """Serve until SIGTERM or SIGINT, on `$HOST:$PORT` unless told otherwise."""
-        asyncio.run(self.serve(host or os.environ.get("HOST", "127.0.0.1"), port if port is not None else int(os.environ.get("PORT", "8080"))))
+    def run(self, host: str | None = None, port: int | None = None, transport: str = "") -> None:
+        """Serve until SIGTERM or SIGINT, on `$HOST:$PORT` unless told otherwise; `transport` as for `start`."""
+        address = host or os.environ.get("HOST", "127.0.0.1"), port if port is not None else int(os.environ.get("PORT", "8080"))
+        asyncio.run(self.serve(*address, transport))
 
-    async def serve(self, host: str, port: int) -> None:
+    async def serve(self, host: str, port: int, transport: str = "") -> None:
         """Serve until SIGTERM or SIGINT, or until cancelled."""
-        server, bound = await self.start(host, port)
+        server, bound = await self.start(host, port, transport)
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         log.info("%s serves on %s:%d", self._name, host, bound)
-        await stopped.wait()
-        await server.stop(1.0)
+        try:
+            await stopped.wait()
+        finally:
+            await server.stop(1.0)
 
-    async def start(self, host: str, port: int) -> tuple[grpc.aio.Server, int]:
-        """Start serving; the server and its port. RuntimeError when the port is taken."""
-        server = grpc.aio.server(options=OPTIONS)
+    async def start(self, host: str, port: int, transport: str = "") -> tuple[Server, int]:
+        """Start serving; the server and its port.
+
+        `transport` is `native` (the engine of `cloudstate-sdk[engine]`), `grpcio`, or `auto`: the engine where it is installed. '' stands for what
+        CLOUDSTATE_SDK_TRANSPORT says, else for `auto`. OSError when the port is taken; ImportError and ValueError for a transport that is not there.
+        """
+        return await serving.start(self._methods(), host, port, transport)
+
+    def _methods(self) -> dict[str, Any]:
+        """The protocol's methods by path."""
         discover: Any = grpc.unary_unary_rpc_method_handler(self._discover, entity_pb2.ProxyInfo.FromString, entity_pb2.EntitySpec.SerializeToString)
         report: Any = grpc.unary_unary_rpc_method_handler(
             self._report_error, entity_pb2.UserFunctionError.FromString, empty_pb2.Empty.SerializeToString
         )
-        discovery = {"discover": discover, "reportError": report}
-        services: dict[str, dict[str, Any]] = {"cloudstate.EntityDiscovery": discovery}
+        services: dict[str, dict[str, Any]] = {"cloudstate.EntityDiscovery": {"discover": discover, "reportError": report}}
         if found := self._of(EVENT_SOURCED):
             services[EVENT_SOURCED] = {"handle": event_sourcing.handler(found)}
         if found := self._of(VALUE_ENTITY):
@@ -69,10 +72,7 @@ class Function:
             services[CRDT] = {"handle": crdt_stream.handler(found)}
         if found := self._of(ACTION):
             services[ACTION] = Calls(found).handlers()
-        server.add_generic_rpc_handlers(tuple(grpc.method_handlers_generic_handler(*service) for service in services.items()))
-        bound = server.add_insecure_port(f"{host}:{port}")
-        await server.start()
-        return server, bound
+        return {f"/{service}/{name}": method for service, methods in services.items() for name, method in methods.items()}
 
     async def _discover(self, info: entity_pb2.ProxyInfo, context: Any) -> entity_pb2.EntitySpec:
         spec = entity_pb2.EntitySpec(proto=_descriptors([d.descriptor for d in self._definitions.values()]))
@@ -91,6 +91,7 @@ class Function:
 
     async def _report_error(self, error: entity_pb2.UserFunctionError, context: Any) -> empty_pb2.Empty:
         log.error("the proxy reports: %s", error.message)
+        self.reports.append(error.message)
         return empty_pb2.Empty()
 
     def _of(self, entity_type: str) -> dict[str, Definition]:

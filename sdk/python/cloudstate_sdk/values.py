@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf import any_pb2
 
 from cloudstate_sdk.context import CommandFailed, ValueContext, answer, pack
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.kinds import adapted, empty, read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, value_entity_pb2
 from cloudstate_sdk.requests import parse
 
@@ -41,23 +42,22 @@ class LiveValue:
 
     def __init__(self, definition: Definition, init: value_entity_pb2.ValueEntityInit) -> None:
         assert definition.state is not None
-        self._definition, self._entity_id, self._kind = definition, init.entity_id, definition.state
+        self._definition, self._entity_id, self._kind = definition, init.entity_id, definition.state or object
         self._entity = definition.entity()
-        self._value: bytes | None = init.state.value.value if init.state.HasField("value") else None
+        self._value: any_pb2.Any | None = init.state.value if init.state.HasField("value") else None
 
     async def command(self, command: Any) -> Out:
         """Execute a command; a mistake of the handler crashes the entity, a `fail` does not."""
         target = self._definition.commands[command.name]
-        state: Message = self._kind.FromString(self._value or b"")
-        context = ValueContext(self._entity_id, state, self._value is not None, command.metadata)
         reply = value_entity_pb2.ValueEntityReply(command_id=command.id)
         try:
-            result = getattr(self._entity, target.handler)(parse(command, target.request), context)
+            context: ValueContext[Any] = ValueContext(self._entity_id, self._state(), self._value is not None, command.metadata)
+            result = getattr(self._entity, target.handler)(parse(command, target), context)
             if inspect.isawaitable(result):
                 result = await result
-            answer(reply.client_action, result)
+            answer(reply.client_action, result, target.wraps, context)
             if context.updated is not None:
-                pack(reply.state_action.update.value, context.updated)
+                pack(reply.state_action.update.value, adapted(context.updated, self._kind))
             elif context.deleted:
                 reply.state_action.delete.SetInParent()
         except CommandFailed as failure:
@@ -69,5 +69,9 @@ class LiveValue:
             return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
         reply.side_effects.extend(context.effects)
         if reply.HasField("state_action"):
-            self._value = reply.state_action.update.value.value if context.updated is not None else None
+            self._value = reply.state_action.update.value if context.updated is not None else None
         return Out(reply=reply)
+
+    def _state(self) -> Any:
+        """A copy of the value for a command."""
+        return empty(self._kind) if self._value is None else read(self._value, self._kind, self._definition.descriptor.pool)

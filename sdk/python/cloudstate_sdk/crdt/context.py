@@ -85,6 +85,8 @@ class StreamedContext(CrdtContext[C]):
         super().__init__(entity_id, replica, metadata)
         self.watcher: Callable[[Change[C]], Any] | None = None
         self.canceller: Callable[[CrdtContext[C]], Any] | None = None
+        self.wraps = False
+        """Its answers are of any type."""
 
     @property
     def stays(self) -> bool:

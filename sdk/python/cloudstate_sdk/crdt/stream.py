@@ -110,8 +110,8 @@ class LiveCrdt:
         try:
             if target is None:
                 raise LookupError(f"{self._definition.service}.{command.name}: this entity has no such command")
-            result = getattr(self._entity, target.handler)(parse(command, target.request), context)
-            answer(reply.client_action, await result if inspect.isawaitable(result) else result)
+            result = getattr(self._entity, target.handler)(parse(command, target), context)
+            answer(reply.client_action, await result if inspect.isawaitable(result) else result, target.wraps, context)
             changed = self._settle(context, reply)
         except CommandFailed as failure:
             refusal = entity_pb2.Failure(command_id=command.id, description=str(failure))
@@ -125,6 +125,7 @@ class LiveCrdt:
         reply.side_effects.extend(context.effects)
         if command.streamed and isinstance(context, StreamedContext) and context.stays and not context.deleted:
             self._streams[command.id], reply.streamed = context, True
+            context.wraps = target.wraps
         self._say(reply=reply)
         if changed:
             await self._tell(but=command.id)
@@ -176,7 +177,7 @@ class LiveCrdt:
         try:
             assert stream.watcher is not None
             result = stream.watcher(change)
-            answer(message.client_action, await result if inspect.isawaitable(result) else result)
+            answer(message.client_action, await result if inspect.isawaitable(result) else result, stream.wraps, change)
         except CommandFailed as failure:
             message.client_action.failure.command_id, message.client_action.failure.description = number, str(failure)
             change.ended = True
