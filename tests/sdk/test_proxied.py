@@ -10,10 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
-from cloudstate_sdk import ActionContext, Function, action, command
+from cloudstate_sdk import ActionContext, CrdtContext, Function, GCounter, StreamedContext, action, command, crdt_entity
 from cloudstate_sdk.testkit.proxied import ProxyError, proxied
 
 from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
+from tests.tck.pb.cloudstate.tck.model import crdt_pb2 as crdts
 from tests.tck.sdk.function import Doer
 
 
@@ -93,3 +94,39 @@ async def test_a_missing_proxy_is_told_with_what_to_install(sample: Any, monkeyp
     with pytest.raises(ProxyError, match=r"^the proxy is not installed; it comes with `pip install cloudstate-sdk\[proxy\]`$"):
         async with proxied(sample.Cart):
             pytest.fail("it must not start")
+
+
+@crdt_entity("cloudstate.tck.model.crdt.CrdtTckModel", persistence_id="hits", descriptor=crdts.DESCRIPTOR, crdt=GCounter)
+class Hits:
+    """Counts its commands."""
+
+    @command
+    def process(self, request: crdts.Request, context: CrdtContext[GCounter]) -> crdts.Response:
+        context.state.increment()
+        context.reply_metadata("x-hits", str(context.state.value))
+        return crdts.Response(state=crdts.State(gcounter=crdts.GCounterValue(value=context.state.value)))
+
+    @command
+    def process_streamed(self, request: crdts.StreamedRequest, context: StreamedContext[GCounter]) -> crdts.Response:
+        context.on_change(lambda change: crdts.Response(state=crdts.State(gcounter=crdts.GCounterValue(value=change.state.value))))
+        return crdts.Response()
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_replicated_value_is_streamed_and_outlives_its_proxy(tmp_path: pathlib.Path) -> None:
+    settings = {"CLOUDSTATE_JOURNAL": f"sqlite:{tmp_path}/journal"}
+    async with proxied(Hits, settings=settings) as running:
+        watch: Any = running.channel.unary_stream(
+            "/cloudstate.tck.model.crdt.CrdtTckModel/ProcessStreamed", crdts.StreamedRequest.SerializeToString, crdts.Response.FromString
+        )
+        watching = watch(crdts.StreamedRequest(id="a"), timeout=60)
+        assert await watching.read() == crdts.Response()
+        method: Any = running.channel.unary_unary("/cloudstate.tck.model.crdt.CrdtTckModel/Process", crdts.Request.SerializeToString)
+        for number in (1, 2):
+            call = method(crdts.Request(id="a"), timeout=60)
+            await call
+            assert dict(await call.initial_metadata())["x-hits"] == str(number)
+            assert (await watching.read()).state.gcounter.value == number
+        watching.cancel()
+    async with proxied(Hits, settings=settings) as running:
+        assert (await running.call(Hits, "Process", crdts.Request(id="a"))).state.gcounter.value == 3

@@ -55,9 +55,9 @@ class LiveCrdt:
         self.out: asyncio.Queue[Out | None] = asyncio.Queue()
         self._definition, self._entity_id = definition, init.entity_id
         self._entity = definition.entity()
-        self._replica = Replica(definition.crdt, definition.descriptor.pool)
+        self.replica = Replica(definition.crdt, definition.descriptor.pool)
         if init.HasField("delta"):
-            self._replica.apply(init.delta)
+            self.replica.apply(init.delta)
         self._streams: dict[int, StreamedContext[Any]] = {}
         self._telling = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
@@ -72,6 +72,18 @@ class LiveCrdt:
         finally:
             self.out.put_nowait(None)
 
+    async def answer(self, message: In) -> list[Out]:
+        """Do one thing that the proxy says, to its end; what is said to the proxy then."""
+        await self._take(message)
+        if self._running:
+            await asyncio.wait(set(self._running))
+        return [self._said() for _ in range(self.out.qsize())]
+
+    def _said(self) -> Out:
+        said = self.out.get_nowait()
+        assert said is not None
+        return said
+
     def close(self) -> None:
         """Stop what is still running."""
         for task in self._running:
@@ -84,7 +96,7 @@ class LiveCrdt:
             case "stream_cancelled":
                 self._run(self._cancelled(message.stream_cancelled.id))
             case "delta":
-                self._replica.apply(message.delta)
+                self.replica.apply(message.delta)
                 await self._tell()
             case "delete":
                 self._delete()
@@ -98,14 +110,14 @@ class LiveCrdt:
 
     def _delete(self) -> None:
         """The value is gone; the proxy ends the streams."""
-        self._replica.delete()
+        self.replica.delete()
         self._streams.clear()
 
     async def _command(self, command: entity_pb2.Command) -> None:
         """Execute a command; a mistake of the handler fails it with its text, as a `fail` does."""
         target = self._definition.commands.get(command.name)
         kind = StreamedContext if target is not None and target.server_streaming else CrdtContext
-        context: CrdtContext[Any] = kind(self._entity_id, self._replica, command.metadata)
+        context: CrdtContext[Any] = kind(self._entity_id, self.replica, command.metadata)
         reply = crdt_pb2.CrdtReply(command_id=command.id)
         try:
             if target is None:
@@ -135,7 +147,7 @@ class LiveCrdt:
         response = crdt_pb2.CrdtStreamCancelledResponse(command_id=number)
         stream, changed = self._streams.pop(number, None), False
         if stream is not None and stream.canceller is not None:
-            context: CrdtContext[Any] = CrdtContext(self._entity_id, self._replica)
+            context: CrdtContext[Any] = CrdtContext(self._entity_id, self.replica)
             try:
                 result = stream.canceller(context)
                 if inspect.isawaitable(result):
@@ -157,7 +169,7 @@ class LiveCrdt:
         if context.deleted:
             self._delete()
             action.delete.SetInParent()
-        elif (delta := self._replica.settle(context.view)) is not None:
+        elif (delta := self.replica.settle(context.view)) is not None:
             action.update.CopyFrom(delta)
         else:
             return False
@@ -172,7 +184,7 @@ class LiveCrdt:
                     await self._tell_one(number, stream)
 
     async def _tell_one(self, number: int, stream: StreamedContext[Any]) -> None:
-        change: Change[Any] = Change(self._entity_id, self._replica)
+        change: Change[Any] = Change(self._entity_id, self.replica)
         message = crdt_pb2.CrdtStreamedMessage(command_id=number)
         try:
             assert stream.watcher is not None

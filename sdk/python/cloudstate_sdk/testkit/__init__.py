@@ -5,8 +5,23 @@ caller would get. They need neither network nor proxy, and no event loop in the 
 """
 
 from cloudstate_sdk.testkit.actions import ActionKit
+from cloudstate_sdk.testkit.crdt import CrdtKit, CrdtResult, CrdtStream
 from cloudstate_sdk.testkit.event_sourced import EventSourcedKit, EventSourcedResult
 from cloudstate_sdk.testkit.results import Called, Crashed, Effect, NoReply, Result
 from cloudstate_sdk.testkit.values import ValueKit, ValueResult
 
-__all__ = ["ActionKit", "Called", "Crashed", "Effect", "EventSourcedKit", "EventSourcedResult", "NoReply", "Result", "ValueKit", "ValueResult"]
+__all__ = [
+    "ActionKit",
+    "Called",
+    "Crashed",
+    "CrdtKit",
+    "CrdtResult",
+    "CrdtStream",
+    "Effect",
+    "EventSourcedKit",
+    "EventSourcedResult",
+    "NoReply",
+    "Result",
+    "ValueKit",
+    "ValueResult",
+]
