@@ -16,12 +16,12 @@ from cloudstate_core.transport import api
 from stateful_proxy.crdt.dialects import Legacy, Present
 from stateful_proxy.crdt.replication import REPLICATE
 from stateful_proxy.eventing.publication import Publications
+from tests.fuzz.deltas import KINDS, fill_delta, fill_state
 from tests.fuzz.draw import Draw
 from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_action, fill_effects
-from tests.stateful_proxy.crdt.bench import CrdtBench, method_of, text
+from tests.stateful_proxy.crdt.bench import CrdtBench, method_of
 
 KEYS = ("a", "b")
-KINDS = ("gcounter", "pncounter", "gset", "orset", "lwwregister", "flag", "ormap", "vote")
 LONG = 1e6
 
 
@@ -115,9 +115,9 @@ class _Stage:
             case 0:
                 action.delete.SetInParent()
             case 1 | 2 | 3:
-                _fill(draw, action.update, draw.often("pncounter", KINDS) if draw.flag() else draw.choice(KINDS), 2)
+                fill_delta(draw, action.update, draw.often("pncounter", KINDS) if draw.flag() else draw.choice(KINDS), 2)
             case 4 if self.legacy:
-                _fill_state(draw, action.create, draw.choice(KINDS), 2)
+                fill_state(draw, action.create, draw.choice(KINDS), 2)
         action.write_consistency = draw.often(0, (1, 2, 7))
 
     def leave(self, draw: Draw) -> None:
@@ -159,7 +159,7 @@ class _Stage:
                 self._release()
             case _:
                 operation: Any = draw.choice((Swap, Read))
-                outcome = draw.choice((Unknown("timeout"), Refused("full")))
+                outcome: Any = draw.choice((Unknown("timeout"), Refused("full")))
                 journal.fail(operation, outcome, applied=isinstance(outcome, Unknown) and draw.flag())
 
     def _release(self) -> None:
@@ -235,58 +235,3 @@ class _Stage:
             self.bench.event(api.STREAM_MESSAGE, stream, out.SerializeToString())
             assert (self.transport.answers[call].status, self.transport.answers[call].body) == (0, b"fine")
             self._empty()
-
-
-def _fill(draw: Draw, delta: Any, kind: str, depth: int) -> None:
-    """A delta of some kind; those of maps hold others."""
-    part = getattr(delta, kind)
-    part.SetInParent()
-    match kind:
-        case "gcounter":
-            part.increment = draw.often(1, (0, 2**64 - 1, 2**63))
-        case "pncounter":
-            part.change = draw.often(draw.number(1), (-(2**63), 2**63 - 1))
-        case "gset":
-            part.added.extend(text(draw.choice("abc")) for _ in range(draw.below(3)))
-        case "orset":
-            part.cleared = draw.seldom()
-            part.removed.extend(text(draw.choice("abc")) for _ in range(draw.below(2)))
-            part.added.extend(text(draw.choice("abc")) for _ in range(draw.below(3)))
-        case "lwwregister":
-            part.value.CopyFrom(text(draw.choice("abc")))
-            part.clock, part.custom_clock_value = draw.often(0, (1, 2, 3, 9)), draw.often(draw.number(1), (-(2**63), 2**63 - 1))
-        case "flag":
-            part.value = draw.flag()
-        case "vote":
-            part.self_vote, part.votes_for, part.total_voters = draw.flag(), draw.number(2), draw.number(2)
-        case "ormap" if depth:
-            part.cleared = draw.seldom()
-            part.removed.extend(text(draw.choice("abc")) for _ in range(draw.below(2)))
-            for _ in range(draw.below(3)):
-                _fill(draw, part.updated.add(key=text(draw.choice("abc"))).delta, draw.choice(KINDS), depth - 1)
-            for _ in range(draw.below(3)):
-                added = part.added.add(key=text(draw.choice("abc")))
-                if hasattr(added, "delta"):
-                    _fill(draw, added.delta, draw.choice(KINDS), depth - 1)
-                else:
-                    _fill_state(draw, added.value, draw.choice(KINDS), depth - 1)
-
-
-def _fill_state(draw: Draw, state: Any, kind: str, depth: int) -> None:
-    """A whole value, as protocol 0.1 has them."""
-    part = getattr(state, kind)
-    part.SetInParent()
-    match kind:
-        case "gcounter" | "pncounter":
-            part.value = draw.below(9)
-        case "gset" | "orset":
-            part.items.extend(text(draw.choice("abc")) for _ in range(draw.below(3)))
-        case "lwwregister":
-            part.value.CopyFrom(text(draw.choice("abc")))
-        case "flag":
-            part.value = draw.flag()
-        case "vote":
-            part.self_vote = draw.flag()
-        case "ormap" if depth:
-            for _ in range(draw.below(3)):
-                _fill_state(draw, part.entries.add(key=text(draw.choice("abc"))).value, draw.choice(KINDS), depth - 1)

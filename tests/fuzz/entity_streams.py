@@ -152,7 +152,7 @@ class _Stage:
                 self.release()
             case _:
                 operation: Any = draw.choice((Append, Put, Activate, Lookup))
-                outcome = draw.choice((Unknown("timeout"), Refused("full")))
+                outcome: Any = draw.choice((Unknown("timeout"), Refused("full")))
                 journal.fail(operation, outcome, applied=isinstance(outcome, Unknown) and draw.flag())
 
     def release(self) -> None:

@@ -96,7 +96,8 @@ def _model() -> ServiceModel:
         service.method.add(name=name, input_type=_TYPES[1], output_type=_TYPES[1], server_streaming=streams)
     for name, input_type, group in (("Heard", _TYPES[0], "g"), ("HeardAny", ".google.protobuf.Any", "h")):
         method = service.method.add(name=name, input_type=input_type, output_type=_TYPES[0])
-        source = getattr(method.options.Extensions[eventing_pb2.eventing], "in")
+        options: Any = method.options
+        source = getattr(options.Extensions[eventing_pb2.eventing], "in")
         source.topic, source.consumer_group = "t", group
     files = [descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb) for module in _IMPORTS]
     spec = entity_pb2.EntitySpec(proto=descriptor_pb2.FileDescriptorSet(file=[*files, file]).SerializeToString())

@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2, timestamp_pb2
 
 from cloudstate_core.entity_key import MalformedMessage
 from cloudstate_core.pb.cloudstate import entity_pb2, eventing_pb2
+from cloudstate_core.pb.grpc.reflection.v1alpha import reflection_pb2
 from stateful_proxy import reflection
 from stateful_proxy.eventing.subscriptions import check_eventing
 from stateful_proxy.service import ACTION, CRDT, EVENT_SOURCED, STATELESS_FUNCTION, VALUE_ENTITY, InvalidSpec, ServiceModel, difference, model_of
@@ -151,5 +152,5 @@ def _ask(draw: Draw, model: ServiceModel) -> None:
     for route in model.routes:
         route.template.match(draw.choice(PATHS))
     for name in ("t.S", "t.S.Do", "t.M.id", *NAMES):
-        request = reflection.pb.ServerReflectionRequest(file_containing_symbol=name, file_by_filename="")
+        request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name, file_by_filename="")
         reflection.answer(model, request.SerializeToString())
