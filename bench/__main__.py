@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import activator_scenario, autoscaler_tick, balance, crdt_agreement, passivated, proxy_process, redis_journal, ways_in
+from bench import activator_scenario, autoscaler_tick, balance, crdt_agreement, function_process, passivated, proxy_process, redis_journal, ways_in
 from bench.peers import MissingToolchain
 from bench.processes import Load
 from bench.scenarios import UNARY, go_peer, interleaved, our_proxy, user_function
@@ -54,6 +54,7 @@ def main() -> int:
     except MissingToolchain as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    rows += function_process.rows(options.rounds, options.seconds, native_installed())
     rows += proxy_process.rows()
     rows += passivated.rows()
     rows += crdt_agreement.rows("native" if native_installed() else "grpcio")
