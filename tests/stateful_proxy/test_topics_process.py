@@ -18,7 +18,7 @@ from kn_cloudstate.ports import free_port
 from stateful_proxy.eventing.cloud_events import CloudEvent
 from stateful_proxy.eventing.http_sink import HttpSink
 from stateful_proxy.service import ACTION
-from tests.stateful_proxy.processes import WITHOUT, ProxyProcess
+from tests.stateful_proxy.processes import WITHOUT, ProxyProcess, until
 from tests.stateful_proxy.test_eventing_process import ANY
 from tests.stateful_proxy.test_function_process import Function, spec
 
@@ -26,22 +26,27 @@ pytestmark = pytest.mark.skipif(WITHOUT, reason="the grpcio backend serves gRPC 
 
 
 def topical() -> entity_pb2.EntitySpec:
-    """The counting entity takes messages of a topic; so does an action, which takes any event and publishes what it answers."""
+    """The counting entity takes messages of a topic; so does an action, which takes any event and publishes what it answers. Another action does that
+    with the entity's own events."""
     made = spec()
     files = descriptor_pb2.FileDescriptorSet.FromString(made.proto)
     own = files.file[0]
     files.file.add().MergeFromString(ANY)
     own.dependency.append("google/protobuf/any.proto")
-    declare(own.service[0].method[0], "orders", "")
-    declare(own.service.add(name="Feed").method.add(name="Hear", input_type=".google.protobuf.Any", output_type=".t.M"), "news", "receipts")
+    declare(own.service[0].method[0], "", topic="orders")
+    hears = {"name": "Hear", "input_type": ".google.protobuf.Any", "output_type": ".t.M"}
+    declare(own.service.add(name="Feed").method.add(**hears), "receipts", topic="news")
+    declare(own.service.add(name="History").method.add(**hears), "history", event_log="p")
     made.proto = files.SerializeToString()
-    made.entities.add(entity_type=ACTION, service_name="t.Feed")
+    for name in ("t.Feed", "t.History"):
+        made.entities.add(entity_type=ACTION, service_name=name)
     return made
 
 
-def declare(method: descriptor_pb2.MethodDescriptorProto, topic: str, out: str) -> None:
+def declare(method: descriptor_pb2.MethodDescriptorProto, out: str, **source: str) -> None:
     eventing: Any = eventing_pb2.Eventing()
-    getattr(eventing, "in").topic = topic
+    for kind, name in source.items():
+        setattr(getattr(eventing, "in"), kind, name)
     if out:
         eventing.out.topic = out
     body = eventing.SerializeToString()
@@ -152,6 +157,14 @@ async def test_an_actions_answer_is_published_with_its_metadata(proxy: ProxyProc
     assert {name: headers[name] for name in expected} == expected
     assert headers["ce-id"]
     assert headers["ce-time"].endswith("Z")
+
+
+async def test_events_of_entities_are_published_by_who_subscribes_to_them(proxy: ProxyProcess, broker: Broker) -> None:
+    broker.refusals = [503]
+    assert await proxy.channel.unary_unary("/t.S/Count")(b"\n\x03ann", timeout=30) == b"1"
+    await until(lambda: bool(broker.taken), "the event is published")
+    [(path, headers, _)] = broker.taken
+    assert (path, headers["ce-source"], headers["ce-subject"]) == ("/history", "t.History", "ann")
 
 
 async def test_a_direct_callers_answer_is_published_too(proxy: ProxyProcess, broker: Broker) -> None:
