@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -116,12 +117,63 @@ class CounterFunction:
                 yield crdt_pb2.CrdtStreamOut(streamed_message=streamed)
 
 
+class Link:
+    """A TCP way to a port, which can be cut and mended."""
+
+    def __init__(self) -> None:
+        self.target = 0
+        self._cut = False
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> Link:
+        """Take connections on a port of its own."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def cut(self) -> None:
+        """From now on nothing gets through, in either direction."""
+        self._cut = True
+        for writer in self._open:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Connections are taken again."""
+        self._cut = False
+
+    def stop(self) -> None:
+        """End every connection."""
+        self.cut()
+        self._server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        self._open.discard(writer)
+        writer.close()
+
+
 class CrdtCluster:
-    """A leader and a journal in this process; proxies beside it, each a pod of its own, with one function behind all of them."""
+    """A leader and a journal in this process; proxies beside it, each a pod of its own, with one function behind all of them. What proxies say to
+    one another, and to the journal, goes by links."""
 
     def __init__(self, backend: str) -> None:
         self.backend, self.function = backend, CounterFunction()
         self.proxies: list[ProxyProcess] = []
+        self.to: dict[str, Link] = {}
+        """The way to each pod from all others."""
+        self.to_journal: dict[str, Link] = {}
+        """Each pod's way to the journal."""
 
     async def start(self) -> None:
         await self.function.start()
@@ -129,13 +181,24 @@ class CrdtCluster:
         self.journal = JournalServer(lambda keyspace, count: self.store)
         self.journal_port = await self.journal.start("127.0.0.1", 0)
         self.leader = CoordinationServer(time.monotonic)
-        self.leader.add_service(NAME, SHARDS, ["counter"], "r1")
+        placement = self.leader.add_service(NAME, SHARDS, ["counter"], "r1")
+        hello = placement.hello
+
+        def introduced(now: float, message: Any) -> str:
+            link = self.to[message.member.pod]
+            link.target = int(message.member.peer_address.rpartition(":")[2])
+            message.member.peer_address = f"127.0.0.1:{link.port}"
+            return hello(now, message)
+
+        placement.hello = introduced  # type: ignore[method-assign, assignment]
         self.leader_port = await self.leader.start("127.0.0.1", 0)
         self.task = asyncio.create_task(self.leader.run())
 
     async def proxy(self, pod: str) -> ProxyProcess:
+        self.to[pod], self.to_journal[pod] = await Link().start(), await Link().start()
+        self.to_journal[pod].target = self.journal_port
         environment = {
-            "CLOUDSTATE_JOURNAL": f"remote:127.0.0.1:{self.journal_port}", "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{self.leader_port}",
+            "CLOUDSTATE_JOURNAL": f"remote:127.0.0.1:{self.to_journal[pod].port}", "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{self.leader_port}",
             "CLOUDSTATE_POD": pod, "CLOUDSTATE_REVISION": "r1",
         }  # fmt: skip
         proxy = ProxyProcess(self.function.port, self.backend, **environment)
@@ -146,6 +209,8 @@ class CrdtCluster:
         for proxy in self.proxies:
             if proxy.process.returncode is None:
                 await proxy.end(signal.SIGKILL)
+        for link in (*self.to.values(), *self.to_journal.values()):
+            link.stop()
         self.task.cancel()
         await self.leader.stop()
         await self.journal.stop()
