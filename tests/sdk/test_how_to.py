@@ -7,15 +7,24 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 HOW_TO = pathlib.Path(__file__).resolve().parents[2] / "docs/how-to"
 
 
-def test_the_page_of_replicated_values(tmp_path: pathlib.Path) -> None:
-    blocks = re.findall(r"```\w+\n(.*?)```", (HOW_TO / "crdt.md").read_text(), re.DOTALL)
-    proto, entity, test = blocks
-    (tmp_path / "presence.proto").write_text(proto)
-    (tmp_path / "presence.py").write_text(entity)
-    names = "import presence_pb2 as api\nfrom presence import Presence\n"
-    (tmp_path / "try_it.py").write_text(f"{names}{test}\ntest_who_stays_is_seen_until_they_go()\n")
-    for command in (["-m", "cloudstate_sdk.protoc", "presence.proto"], ["try_it.py"]):
+@pytest.mark.parametrize(
+    ("page", "proto", "module", "names"),
+    [
+        ("event-sourced-entity.md", "account", "accounts", "Account"),
+        ("crdt.md", "presence", "presence", "Presence"),
+    ],
+)
+def test_a_page_with_interface_entity_and_test(page: str, proto: str, module: str, names: str, tmp_path: pathlib.Path) -> None:
+    interface, entity, test = re.findall(r"```\w+\n(.*?)```", (HOW_TO / page).read_text(), re.DOTALL)
+    (tmp_path / f"{proto}.proto").write_text(interface)
+    (tmp_path / f"{module}.py").write_text(entity)
+    calls = "".join(f"{name}()\n" for name in re.findall(r"def (test_\w+)", test))
+    assert calls
+    (tmp_path / "try_it.py").write_text(f"import {proto}_pb2 as api\nfrom {module} import {names}\n{test}\n{calls}")
+    for command in (["-m", "cloudstate_sdk.protoc", f"{proto}.proto"], ["try_it.py"]):
         subprocess.run([sys.executable, *command], cwd=tmp_path, check=True, timeout=120)
