@@ -1,8 +1,8 @@
-"""Serves gRPC methods on the native engine (`cloudstate_engine`): a third of the CPU that grpcio takes for a command.
+"""Serves gRPC methods on the native engine (`cloudstate_engine`): a fifth of the CPU that grpcio takes for a command when many entities are busy.
 
 The engine does its I/O on a thread of its own; handlers run on the event loop, as on grpcio. What has come in crosses over in batches, and what
-goes out too. Guarantees: messages of a call keep their order; a call whose caller is gone is cancelled; neither side of a stream keeps more than some
-100 KiB waiting in memory, beyond one message.
+goes out too. Guarantees: messages of a call keep their order; a call whose caller is gone is cancelled; neither requests nor answers
+of a call wait here without limit (MOST_WAITING).
 """
 
 from __future__ import annotations
