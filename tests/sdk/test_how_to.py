@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,17 @@ def test_a_page_with_interface_entity_and_test(page: str, proto: str, module: st
     (tmp_path / "try_it.py").write_text(f"import {proto}_pb2 as api\nfrom {module} import {names}\n{test}\n{calls}")
     for command in (["-m", "cloudstate_sdk.protoc", f"{proto}.proto"], ["try_it.py"]):
         subprocess.run([sys.executable, *command], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_the_page_of_tests(sample: Any) -> None:
+    """Its blocks on the shopping cart, in memory and under a proxy; `sample` makes `cart` importable."""
+    blocks = re.findall(r"```python\n(.*?)```", (HOW_TO / "test-an-entity.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in (blocks[0], blocks[-1]):
+        exec(block, names)
+    found = [test for name, test in names.items() if name.startswith("test_")]
+    assert len(found) == 4
+    for test in found:
+        outcome = test()
+        if outcome is not None:
+            asyncio.run(outcome)
