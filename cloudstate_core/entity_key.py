@@ -26,7 +26,13 @@ def key_of(message: bytes, fields: Sequence[KeyField]) -> str:
     MalformedMessage when the bytes do not parse.
     """
     if len(fields) == 1:
-        return _value(message, *fields[0])
+        numbers, kind = fields[0]
+        if kind == _STRING and len(numbers) == 1 and isinstance(found := _field(message, numbers[0]), bytes):
+            try:  # nearly every key there is
+                return found.decode()
+            except UnicodeDecodeError as error:
+                raise MalformedMessage(f"key field {numbers}: {error}") from error
+        return _value(message, numbers, kind)
     values = [_value(message, numbers, kind) for numbers, kind in fields]
     return "-".join(values) if any(values) else ""
 

@@ -220,9 +220,7 @@ class Actions:
         self._next(running)
 
     def _reply(self, running: _Running, reply: entity_pb2.Reply, single: bool) -> None:
-        if mistake := running.origin.method.mistyped(reply.payload.type_url):
-            self._report_error(mistake)
-        payload, headers = answer_of(running.origin.method, reply)
+        payload, headers = answer_of(running.origin.method, reply, self._report_error)
         if single:
             self._forget(running)
             self._callers.reply(running.call, payload, headers)

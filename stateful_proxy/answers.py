@@ -28,17 +28,15 @@ class Answers:
         self.reroute: Callable[[Command], bool] | None = None
         """Takes a command back whose shard leaves; False when it goes no further."""
 
-    def of(self, entity: Entity, command: Command, reply: Reply, steps: int) -> Answer:
-        """What a reply that is no failure has for the caller, to be given once the change is stored; `steps` = by how much the sequence grows."""
-        action = reply.client_action
-        kind = action.WhichOneof("action")
+    def of(self, entity: Entity, command: Command, reply: Reply, kind: str | None, steps: int) -> Answer:
+        """What a reply that is no failure has for the caller, to be given once the change is stored. `kind` = that of its client action; `steps` =
+        by how much the sequence grows."""
+        if kind == "reply":
+            payload, headers = answer_of(command.method, reply.client_action.reply, self._report_error)
+            return Answer(payload, headers, entity.seq, steps, effects=reply.side_effects)
         if kind == "forward":
-            return Answer(b"", [], entity.seq, steps, forward=action.forward, effects=reply.side_effects)
-        told = action.reply
-        if kind and (mistake := command.method.mistyped(told.payload.type_url)):
-            self._report_error(mistake)
-        payload, headers = answer_of(command.method, told)
-        return Answer(payload, headers, entity.seq, steps, kind is None, effects=reply.side_effects)
+            return Answer(b"", [], entity.seq, steps, forward=reply.client_action.forward, effects=reply.side_effects)
+        return Answer(b"", [], entity.seq, steps, missing=True, effects=reply.side_effects)
 
     def deliver(self, command: Command, answer: Answer) -> None:
         """The change is stored: side effects first, then what the caller gets."""

@@ -40,8 +40,8 @@ def routed(
 ) -> Command:
     """A command that came with a request, `picked` being its headers of PICKED."""
     command_id, hop, retry = picked[:3]
-    passed = hop not in (b"", b"0")
-    return Command(call, method, key, payload, command_id.decode("latin-1"), bool(retry), passed, chain, metadata)
+    passed = bool(hop) and hop != b"0"
+    return Command(call, method, key, payload, command_id.decode("latin-1") if command_id else "", bool(retry), passed, chain, metadata)
 
 
 @dataclass(slots=True)

@@ -62,7 +62,7 @@ class Dispatch:
         """`topics`: the consumers of events that come as HTTP CloudEvents."""
         self._transport, self._model, self._callers = transport, model, callers
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
-        self._chosen = chosen
+        self._chosen = chosen or None
         self._publications = publications
         self.topics = Topics(callers, self.invoke, self.cancel, model, topics)
         self._http = HttpCalls(transport, model, callers, self._execute_http, self.topics)
@@ -134,7 +134,7 @@ class Dispatch:
             return
         key = self._key(call, method, data)
         if key:
-            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen else b""
+            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen is not None else b""
             self._commands.route(routed(call, method, key, data, picked, chain, chosen))
 
     def invoke(self, call: int, invocation: Invocation) -> None:
@@ -145,7 +145,7 @@ class Dispatch:
             return
         key = self._key(call, method, invocation.payload)
         if key:
-            chosen = self._chosen.of(invocation.metadata) if self._chosen else b""
+            chosen = self._chosen.of(invocation.metadata) if self._chosen is not None else b""
             payload, command_id, chain = invocation.payload, invocation.command_id, invocation.chain
             self._commands.route(Command(call, method, key, payload, command_id, chain=chain, metadata=chosen, raw=False))
 
@@ -157,7 +157,7 @@ class Dispatch:
             text = f"{method.path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
             self._callers.finish(call, Status.INVALID_ARGUMENT, text)
         elif key := self._key(call, method, payload):
-            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen else b""
+            chosen = self._chosen.of(metadata_of(self._transport.headers(call))) if self._chosen is not None else b""
             self._commands.route(routed(call, method, key, payload, picked, (), chosen))
 
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
@@ -166,7 +166,7 @@ class Dispatch:
         self._publications.begin(call, method, command_id=invocation.command_id)
         if method.entity_type == CRDT:
             if key := self._key(call, method, invocation.payload):
-                self._crdts.command(call, invocation, key, self._chosen.of(invocation.metadata) if self._chosen else b"")
+                self._crdts.command(call, invocation, key, self._chosen.of(invocation.metadata) if self._chosen is not None else b"")
             return
         self._actions.begin(call, invocation, more, empty)
 

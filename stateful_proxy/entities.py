@@ -18,7 +18,7 @@ from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Status, Transport
 from stateful_proxy.answers import Answers, recorded
 from stateful_proxy.callers import Callers
-from stateful_proxy.entity import Command, CommandEncoder, Entity, State
+from stateful_proxy.entity import APPENDING, BUSY, IDLE, LOOKING_UP, Command, CommandEncoder, Entity
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.kinds import KINDS, Kind, Reply
@@ -28,7 +28,7 @@ from stateful_proxy.shard_load import ShardLoad
 
 log = logging.getLogger(__name__)
 
-_AT_JOURNAL = (State.APPENDING, State.LOOKING_UP)
+_AT_JOURNAL = (APPENDING, LOOKING_UP)
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
 
@@ -112,7 +112,7 @@ class Entities:
             self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
         self._by_call[call] = entity
-        if entity.state is State.IDLE and not entity.mailbox and not command.retry:
+        if entity.state is IDLE and not entity.mailbox and not command.retry:
             self._execute(entity, command)
         else:
             entity.mailbox.append(command)
@@ -121,7 +121,7 @@ class Entities:
 
     def _next(self, entity: Entity) -> None:
         """Begin the next waiting command, if the entity is free; leave, if it is to."""
-        if entity.state is not State.IDLE:
+        if entity.state is not IDLE:
             return
         if entity.leaving:
             self.lives.refuse_waiting(entity)
@@ -133,7 +133,7 @@ class Entities:
         command = entity.mailbox.popleft()
         if command.retry and command.command_id and not command.looked_up:
             command.looked_up = True
-            entity.state, entity.current = State.LOOKING_UP, command
+            entity.state, entity.current = LOOKING_UP, command
             self._ask(Lookup(entity.shard, entity.key, command.command_id), lambda outcome: self._looked_up(entity, command, outcome))
             return
         self._execute(entity, command)
@@ -159,7 +159,7 @@ class Entities:
             self.lives.reload(entity)
 
     def _execute(self, entity: Entity, command: Command) -> None:
-        entity.state, entity.current = State.BUSY, command
+        entity.state, entity.current = BUSY, command
         entity.started = entity.used = time.monotonic()
         kind = entity.kind
         encoded = self._encoder.encode(kind.command_tag, entity.id_field, entity.next_id, command.method, command.payload, command.metadata)
@@ -191,7 +191,7 @@ class Entities:
             return
         if out.HasField("reply"):
             reply = out.reply
-            if entity.state is not State.BUSY or reply.command_id != entity.next_id - 1:
+            if entity.state is not BUSY or reply.command_id != entity.next_id - 1:
                 self._crash(entity, "reply", f"reply with command id {reply.command_id}, which is not in flight")
                 return
             entity.used = time.monotonic()
@@ -206,12 +206,13 @@ class Entities:
         command = entity.current
         assert command is not None
         action, changes = reply.client_action, entity.kind.changes(reply)
-        if action.HasField("failure"):
+        kind = action.WhichOneof("action")
+        if kind == "failure":
             entity.done()
             self._answers.finish(command, Status.UNKNOWN, action.failure.description)
             self._after_failure(entity, reload=changes or action.failure.restart)
             return
-        answer = self._answers.of(entity, command, reply, changes and entity.kind.steps(reply))
+        answer = self._answers.of(entity, command, reply, kind, changes and entity.kind.steps(reply))
         if not changes:
             if ignored := entity.kind.ignored(reply):
                 self._report_error(f"{command.method.path}: {ignored}")
@@ -219,7 +220,7 @@ class Entities:
             self._answers.deliver(command, answer)
             self._next(entity)
             return
-        entity.state, entity.answer = State.APPENDING, answer
+        entity.state, entity.answer = APPENDING, answer
         self._ask(entity.kind.change(entity, command, reply, recorded(answer)), lambda outcome: self._appended(entity, outcome))
 
     def _appended(self, entity: Entity, outcome: Outcome) -> None:
@@ -303,9 +304,9 @@ class Entities:
 
     def passivate(self, now: float) -> None:
         """Let idle entities leave memory, and wait no longer for answers that are overdue."""
-        for entity in [e for e in self._by_key.values() if e.state is State.BUSY and now - e.used >= self._limits.answer]:
+        for entity in [e for e in self._by_key.values() if e.state is BUSY and now - e.used >= self._limits.answer]:
             self._overdue(entity)
-        idle = [e for e in self._by_key.values() if e.state is State.IDLE and now - e.used >= e.idle_limit]
+        idle = [e for e in self._by_key.values() if e.state is IDLE and now - e.used >= e.idle_limit]
         for entity in idle:
             if not entity.mailbox:
                 self.lives.leave(entity)
@@ -332,5 +333,5 @@ class Entities:
 
     def load(self, now: float) -> dict[int, float]:
         """Load of each shard, see `ShardLoad.take`."""
-        busy = [entity for entity in set(self._by_call.values()) if entity.state is State.BUSY]
+        busy = [entity for entity in set(self._by_call.values()) if entity.state is BUSY]
         return self._load.take(now, busy, self._residents.counts())

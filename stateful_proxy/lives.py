@@ -14,7 +14,7 @@ from typing import Protocol
 from cloudstate_core.journal.api import Activate, Active, EntityKey, Fenced, Found, Lookup, Outcome, Token
 from cloudstate_core.transport.api import Status, Transport
 from stateful_proxy.answers import Answers
-from stateful_proxy.entity import Entity, State, id_field
+from stateful_proxy.entity import ACTIVATING, IDLE, QUEUED, Entity, id_field
 from stateful_proxy.journal_batch import JournalBatch
 from stateful_proxy.kinds import Kind
 from stateful_proxy.residents import Residents
@@ -70,7 +70,7 @@ class Lives:
 
     def _activate(self, entity: Entity) -> None:
         """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
-        entity.state = State.ACTIVATING
+        entity.state = ACTIVATING
         entity.binding = secrets.token_bytes(8)
         operation = Activate(entity.shard, entity.token, entity.key, entity.binding)
         self._ask(operation, lambda outcome: self._activated(entity, outcome))
@@ -80,7 +80,7 @@ class Lives:
             return
         if isinstance(outcome, Active):
             self._settle(entity, outcome.seq)
-            entity.state = State.IDLE
+            entity.state = IDLE
             if entity.leaving or not entity.mailbox:
                 self.refuse_waiting(entity)
                 self.leave(entity)
@@ -97,7 +97,7 @@ class Lives:
 
     def _open(self, entity: Entity, active: Active) -> None:
         """Give the function the entity as the journal has it."""
-        entity.seq, entity.next_id, entity.state = active.seq, 1, State.IDLE
+        entity.seq, entity.next_id, entity.state = active.seq, 1, IDLE
         if self.closed:
             self.fail_all(entity, Status.UNAVAILABLE, f"{entity.service}: not executed: {self.closed}")
             return
@@ -152,7 +152,7 @@ class Lives:
 
     def _rebuild(self, entity: Entity) -> None:
         """Activate without a waiting command: the function asked for a fresh start now."""
-        entity.state = State.ACTIVATING
+        entity.state = ACTIVATING
         entity.binding = secrets.token_bytes(8)
 
         def rebuilt(outcome: Outcome) -> None:
@@ -205,7 +205,7 @@ class Lives:
         for entity in self._residents.in_shard(shard):
             entity.leaving = True
             self.refuse_waiting(entity)
-            if entity.state in (State.IDLE, State.QUEUED):
+            if entity.state in (IDLE, QUEUED):
                 self.leave(entity)
 
     def drop_shard(self, shard: int) -> None:

@@ -29,6 +29,9 @@ DRAIN_BUDGET = 4.0
 """Seconds that the entities of a shard have to finish; below the time after which the successor claims without a seal."""
 
 
+_OWNED = Phase.OWNED  # each command asks, and an attribute of an enumeration is slow to read
+
+
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """Another member has the shard."""
@@ -114,7 +117,7 @@ class Ownership:
     def admit(self, number: int) -> Admission:
         """May a command for this shard run here, now?"""
         shard = self._shards[number]
-        if shard.phase is Phase.OWNED:
+        if shard.phase is _OWNED:
             assert shard.token is not None
             return shard.token
         entry, duty = shard.entry, duty_of(shard.entry, self._member)

@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 
 from cloudstate_core.journal.api import EntityKey
-from stateful_proxy.entity import Entity, State
+from stateful_proxy.entity import IDLE, QUEUED, Entity
 
 MOST_QUEUED = 10_000
 """Entities that may wait for a stream."""
@@ -42,7 +42,7 @@ class Residents:
         self._by_shard[entity.shard].add(entity.key)
         if not self._places or len(self.by_key) - len(self._queued) <= self._places:
             return True
-        entity.state = State.QUEUED
+        entity.state = QUEUED
         self._queued.append(entity)
         return False
 
@@ -51,7 +51,7 @@ class Residents:
         if entity not in self:
             return
         del self.by_key[entity.key]
-        if entity.state is State.QUEUED and entity in self._queued:
+        if entity.state is QUEUED and entity in self._queued:
             self._queued.remove(entity)
         keys = self._by_shard[entity.shard]
         keys.discard(entity.key)
@@ -64,7 +64,7 @@ class Residents:
         """The entity that has been idle longest, if others wait for its place."""
         if not self._queued:
             return None
-        idle = (e for e in self.by_key.values() if e.state is State.IDLE and not e.mailbox)
+        idle = (e for e in self.by_key.values() if e.state is IDLE and not e.mailbox)
         return min(idle, key=lambda e: e.used, default=None)
 
     def next_queued(self) -> Entity | None:

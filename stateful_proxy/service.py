@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError
 
@@ -72,16 +72,8 @@ class MethodInfo:
     def __post_init__(self) -> None:
         object.__setattr__(self, "output_url", f"type.googleapis.com/{self.output_type}")
 
-    def answer(self, payload: any_pb2.Any) -> bytes:
-        """What callers get of a reply's payload: its message; one who expects anything gets the whole of it."""
-        if self.output_type == ANY and payload.type_url != self.output_url:
-            return payload.SerializeToString()
-        return payload.value
-
     def mistyped(self, url: str) -> str:
-        """What to tell a function whose answer has this type URL; '' when callers expect it."""
-        if url == self.output_url or self.output_type == ANY:
-            return ""
+        """What to tell a function whose answer has this type URL, which callers do not expect."""
         return f"Warning: {self.service}.{self.name}: Expected reply type_url to be [{self.output_url}] but was [{url}]."
 
 

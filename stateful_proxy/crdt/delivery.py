@@ -142,9 +142,7 @@ class Delivery:
 
     def _reply(self, reply: entity_pb2.Reply, last: bool) -> None:
         method = self.origin.method
-        if mistake := method.mistyped(reply.payload.type_url):
-            self._report_error(mistake)
-        payload, headers = answer_of(method, reply)
+        payload, headers = answer_of(method, reply, self._report_error)
         if not method.server_streaming:
             self._end()
             self._callers.reply(self.origin.call, payload, headers)
