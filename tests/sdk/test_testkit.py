@@ -313,3 +313,22 @@ async def test_a_test_on_an_event_loop_awaits_actions() -> None:
 def test_mistakes_with_the_shape_of_a_method_are_named(shape: str, method: str, requests: Any, says: str) -> None:
     with pytest.raises((TypeError, LookupError), match=says):
         getattr(ActionKit(Doer), shape)(method, requests)
+
+
+def test_metadata_goes_along_with_answers_forwards_and_effects() -> None:
+    @action("cloudstate.tck.model.action.ActionTwo", descriptor=actions.DESCRIPTOR)
+    class Teller:
+        @command
+        def call(self, request: actions.OtherRequest, context: ActionContext) -> Any:
+            context.effect(TWO, "Call", request, {"x-why": "effect"})
+            if request.id == "forward":
+                return context.forward(TWO, "Call", request, [("x-why", "forward"), ("x-raw-bin", b"\x00")])
+            context.reply_metadata("ce-subject", request.id)
+            return actions.Response(message="told")
+
+    kit = ActionKit(Teller)
+    told = kit.call("Call", actions.OtherRequest(id="ann"))
+    assert told.metadata == [("ce-subject", "ann")]
+    assert [effect.metadata for effect in told.effects] == [[("x-why", "effect")]]
+    forwarded = kit.call("Call", actions.OtherRequest(id="forward")).forward
+    assert forwarded == Called(TWO, "Call", actions.OtherRequest(id="forward"), metadata=[("x-why", "forward"), ("x-raw-bin", b"\x00")])

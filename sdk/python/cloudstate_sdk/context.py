@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -15,6 +15,10 @@ from cloudstate_sdk.pb.cloudstate import entity_pb2
 ANY = MESSAGES + any_pb2.Any.DESCRIPTOR.full_name
 """Type URL of an Any within an Any, which is how callers send and get one."""
 S = TypeVar("S", bound=Value)
+
+
+Entries = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
+"""Metadata: by name, or in order."""
 
 
 class CommandFailed(Exception):
@@ -42,23 +46,25 @@ class CommandContext:
         """End the command: the caller sees `text`, and nothing that was changed is stored."""
         raise CommandFailed(text)
 
-    def forward(self, service: str, method: str, request: Value) -> Forward:
-        """Let a method of another service of this function answer: return what this gives."""
+    def forward(self, service: str, method: str, request: Value, metadata: Entries = ()) -> Forward:
+        """Let a method of another service of this function answer: return what this gives. `metadata` is what that method gets of it."""
         message = entity_pb2.Forward(service_name=service, command_name=method)
         pack(message.payload, request)
+        fill(message.metadata, metadata)
         return Forward(message)
 
-    def effect(self, service: str, method: str, request: Value, *, synchronous: bool = False) -> None:
+    def effect(self, service: str, method: str, request: Value, metadata: Entries = (), *, synchronous: bool = False) -> None:
         """Call another method once the change is stored; `synchronous`: before the caller gets the answer. What becomes of it changes nothing
-        here."""
+        here. `metadata` is what that method gets of it."""
         effect = entity_pb2.SideEffect(service_name=service, command_name=method, synchronous=synchronous)
         pack(effect.payload, request)
+        fill(effect.metadata, metadata)
         self.effects.append(effect)
 
     def reply_metadata(self, key: str, value: str | bytes) -> None:
         """Give the answer a metadata entry: a response header for its caller (bytes only under a name that ends in `-bin`), and an attribute of the
         event that it is published as, under `ce-NAME`. An answer of a stream has its own."""
-        self.replied.entries.add(key=key, **{"bytes_value" if isinstance(value, bytes) else "string_value": value})
+        fill(self.replied, [(key, value)])
 
     def metadata(self, key: str) -> list[str | bytes]:
         """Values of a metadata entry, in their order; empty when there is none. Names are compared without regard to case."""
@@ -114,6 +120,12 @@ class ActionContext(CommandContext):
         """A later request of a streamed call has come."""
         if metadata.entries:
             self._metadata = metadata
+
+
+def fill(target: entity_pb2.Metadata, entries: Entries) -> None:
+    """Add entries to metadata, which is not there before the first of them."""
+    for key, value in entries.items() if isinstance(entries, Mapping) else entries:
+        target.entries.add(key=key, **{"bytes_value" if isinstance(value, bytes) else "string_value": value})
 
 
 def pack(target: any_pb2.Any, value: Value) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from cloudstate_sdk.actions import Calls
 from cloudstate_sdk.any_values import Value
-from cloudstate_sdk.context import pack
+from cloudstate_sdk.context import Entries, pack
 from cloudstate_sdk.definition import ACTION
 from cloudstate_sdk.pb.cloudstate import action_pb2, entity_pb2
-from cloudstate_sdk.testkit.driving import Kit, Values, metadata_of
+from cloudstate_sdk.testkit.driving import Kit, metadata_of
 from cloudstate_sdk.testkit.results import Result, outcome
 
 In = action_pb2.ActionCommand
@@ -33,23 +33,23 @@ class ActionKit(Kit):
         """The one instance of the class."""
         return self._instance
 
-    def call(self, method: str, requests: Value | Iterable[Value], metadata: Values = ()) -> Result:
+    def call(self, method: str, requests: Value | Iterable[Value], metadata: Entries = ()) -> Result:
         """Call a method that answers once; with an iterable of requests if it takes a stream. LookupError and TypeError for what the service has
         not."""
         return self._run(self.acall(method, requests, metadata))
 
-    def stream(self, method: str, requests: Value | Iterable[Value], metadata: Values = (), *, most: int | None = None) -> list[Result]:
+    def stream(self, method: str, requests: Value | Iterable[Value], metadata: Entries = (), *, most: int | None = None) -> list[Result]:
         """Call a method that answers with a stream; its answers, the failure that ended it last. The caller leaves after `most` of them."""
         return self._run(self.astream(method, requests, metadata, most=most))
 
-    async def acall(self, method: str, requests: Value | Iterable[Value], metadata: Values = ()) -> Result:
+    async def acall(self, method: str, requests: Value | Iterable[Value], metadata: Entries = ()) -> Result:
         """`call`, for tests that are coroutines."""
         sent = self._sent(method, requests, metadata, False)
         if self._methods[method].client_streaming:
             return self._result(method, await self._calls["handleStreamedIn"].stream_unary(_each(sent), None))
         return self._result(method, await self._calls["handleUnary"].unary_unary(sent[0], None))
 
-    async def astream(self, method: str, requests: Value | Iterable[Value], metadata: Values = (), *, most: int | None = None) -> list[Result]:
+    async def astream(self, method: str, requests: Value | Iterable[Value], metadata: Entries = (), *, most: int | None = None) -> list[Result]:
         """`stream`, for tests that are coroutines."""
         sent = self._sent(method, requests, metadata, True)
         if self._methods[method].client_streaming:
@@ -62,7 +62,7 @@ class ActionKit(Kit):
                 results.append(self._result(method, answer))
         return results
 
-    def _sent(self, method: str, requests: Value | Iterable[Value], metadata: Values, answers_stream: bool) -> list[In]:
+    def _sent(self, method: str, requests: Value | Iterable[Value], metadata: Entries, answers_stream: bool) -> list[In]:
         """What the proxy sends: a stream begins with a message that has the names and no request."""
         kind = self._method(method)
         if kind.server_streaming != answers_stream:

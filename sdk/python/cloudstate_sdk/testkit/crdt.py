@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudstate_sdk.any_values import Value
-from cloudstate_sdk.context import pack
+from cloudstate_sdk.context import Entries, pack
 from cloudstate_sdk.crdt.base import Crdt, Scope
 from cloudstate_sdk.crdt.context import WriteConsistency
 from cloudstate_sdk.crdt.stream import LiveCrdt
 from cloudstate_sdk.definition import CRDT
 from cloudstate_sdk.pb.cloudstate import crdt_pb2, entity_pb2
-from cloudstate_sdk.testkit.driving import Kit, Values, metadata_of
+from cloudstate_sdk.testkit.driving import Kit, metadata_of
 from cloudstate_sdk.testkit.results import Crashed, Result, outcome
 
 In = crdt_pb2.CrdtStreamIn
@@ -60,7 +60,7 @@ class CrdtKit(Kit):
         replica = self._instance_now().replica
         return replica.look(Scope(replica.pool, READING)) if replica.exists else None
 
-    def call(self, command: str, request: Value, metadata: Values = ()) -> CrdtResult:
+    def call(self, command: str, request: Value, metadata: Entries = ()) -> CrdtResult:
         """Execute a command by the name of its gRPC method.
 
         Crashed when the handler raises anything but `fail`; LookupError for a method that the service has not, TypeError for a request or a reply of
@@ -68,7 +68,7 @@ class CrdtKit(Kit):
         """
         return self._run(self.acall(command, request, metadata))
 
-    def stream(self, command: str, request: Value, metadata: Values = ()) -> CrdtStream:
+    def stream(self, command: str, request: Value, metadata: Entries = ()) -> CrdtStream:
         """Execute a command that streams its answers: those that changes bring come to what is returned. Errors as of `call`."""
         return self._run(self.astream(command, request, metadata))
 
@@ -94,11 +94,11 @@ class CrdtKit(Kit):
 
     # For tests that are coroutines --------------------------------------------------------------------------------------
 
-    async def acall(self, command: str, request: Value, metadata: Values = ()) -> CrdtResult:
+    async def acall(self, command: str, request: Value, metadata: Entries = ()) -> CrdtResult:
         """`call`, for tests that are coroutines."""
         return (await self._execute(command, request, metadata, streamed=False))[1]
 
-    async def astream(self, command: str, request: Value, metadata: Values = ()) -> CrdtStream:
+    async def astream(self, command: str, request: Value, metadata: Entries = ()) -> CrdtStream:
         """`stream`, for tests that are coroutines."""
         number, first, stays = await self._execute(command, request, metadata, streamed=True)
         stream = CrdtStream(first, stays)
@@ -146,7 +146,7 @@ class CrdtKit(Kit):
                 self._live.replica.apply(delta)
         return self._live
 
-    async def _execute(self, command: str, request: Value, metadata: Values, streamed: bool) -> tuple[int, CrdtResult, bool]:
+    async def _execute(self, command: str, request: Value, metadata: Entries, streamed: bool) -> tuple[int, CrdtResult, bool]:
         """Number and result of a command, and whether its stream stays open."""
         method = self._method(command)
         if method.server_streaming is not streamed:

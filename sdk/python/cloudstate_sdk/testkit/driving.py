@@ -11,22 +11,20 @@ import atexit
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from cloudstate_sdk.any_values import Value
+from cloudstate_sdk.context import Entries, fill
 from cloudstate_sdk.definition import ANY, DefinitionError, definition_of
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out")
-Values = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
-"""Metadata: by name, or in order."""
-
 
 _here = threading.local()
 
@@ -146,9 +144,8 @@ class _Rest:
         return (yield from self._step.__await__())
 
 
-def metadata_of(values: Values) -> entity_pb2.Metadata:
+def metadata_of(entries: Entries) -> entity_pb2.Metadata:
     """Metadata as it travels."""
     found = entity_pb2.Metadata()
-    for key, value in values.items() if isinstance(values, Mapping) else values:
-        found.entries.add(key=key, **{"bytes_value" if isinstance(value, bytes) else "string_value": value})
+    fill(found, entries)
     return found

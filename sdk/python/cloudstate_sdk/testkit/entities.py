@@ -6,9 +6,9 @@ import abc
 from typing import Any, Generic, TypeVar
 
 from cloudstate_sdk.any_values import Value
-from cloudstate_sdk.context import pack
+from cloudstate_sdk.context import Entries, pack
 from cloudstate_sdk.pb.cloudstate import entity_pb2
-from cloudstate_sdk.testkit.driving import Conversation, Kit, Values, metadata_of
+from cloudstate_sdk.testkit.driving import Conversation, Kit, metadata_of
 from cloudstate_sdk.testkit.results import Crashed, Result
 
 R = TypeVar("R", bound=Result)
@@ -23,7 +23,7 @@ class EntityKit(Kit, abc.ABC, Generic[R]):
         self._stream: Conversation[Any, Any] | None = None
         self._commands = 0
 
-    def call(self, command: str, request: Value, metadata: Values = ()) -> R:
+    def call(self, command: str, request: Value, metadata: Entries = ()) -> R:
         """Execute a command by the name of its gRPC method.
 
         Crashed when the handler raises anything but `fail`; LookupError for a method that the service has not, TypeError for a request or a reply of
@@ -31,7 +31,7 @@ class EntityKit(Kit, abc.ABC, Generic[R]):
         """
         return self._run(self.acall(command, request, metadata))
 
-    async def acall(self, command: str, request: Value, metadata: Values = ()) -> R:
+    async def acall(self, command: str, request: Value, metadata: Entries = ()) -> R:
         """`call`, for tests that are coroutines."""
         message = entity_pb2.Command(entity_id=self.entity_id, name=command)
         pack(message.payload, self._checked(self._method(command), request))

@@ -32,6 +32,7 @@ class Called:
     service: str
     method: str
     request: Any
+    metadata: list[tuple[str, str | bytes]] = field(default_factory=list, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,23 @@ def outcome(definition: Definition, command: str, action: entity_pb2.ClientActio
     fields: dict[str, Any] = {"command": command, "effects": [_effect(effect, file) for effect in effects]}
     if kind == "reply":
         fields["answer"] = _read(definition, command, action.reply.payload)
-        fields["metadata"] = [(entry.key, getattr(entry, entry.WhichOneof("value") or "string_value")) for entry in action.reply.metadata.entries]
+        fields["metadata"] = _entries(action.reply.metadata)
     elif kind == "forward":
-        fields["forward"] = Called(action.forward.service_name, action.forward.command_name, decoded(action.forward.payload, file))
+        forward = action.forward
+        called = Called(forward.service_name, forward.command_name, decoded(forward.payload, file), metadata=_entries(forward.metadata))
+        fields["forward"] = called
     elif kind == "failure":
         fields["failure"] = action.failure.description
     return fields
 
 
 def _effect(effect: entity_pb2.SideEffect, file: FileDescriptor) -> Effect:
-    return Effect(effect.service_name, effect.command_name, decoded(effect.payload, file), effect.synchronous)
+    about = (effect.service_name, effect.command_name, decoded(effect.payload, file), effect.synchronous)
+    return Effect(*about, metadata=_entries(effect.metadata))
+
+
+def _entries(metadata: entity_pb2.Metadata) -> list[tuple[str, str | bytes]]:
+    return [(entry.key, getattr(entry, entry.WhichOneof("value") or "string_value")) for entry in metadata.entries]
 
 
 def _read(definition: Definition, command: str, payload: any_pb2.Any) -> Any:
