@@ -51,6 +51,8 @@ class _Peer:
 
     queue: asyncio.Queue[Any] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED))
     sent: dict[str, int] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
+    """Of its service, as it was told last."""
 
     def put(self, message: Any) -> None:
         try:
@@ -308,15 +310,15 @@ class CoordinationServer:
                 activator.put(pb.RouteResponse(services=[self._route_of(service, activator)]))
 
     def _update_member(self, service: _Service, peer: _Peer) -> None:
-        """Send a member what it does not have yet."""
-        if peer.sent.get(service.kept.service, -1) < service.kept.generation:
+        """Send a member what it does not have yet; who has left without a shard changes the members and not the map."""
+        if peer.sent.get(service.kept.service, -1) < service.kept.generation or peer.members != service.placement.members.keys():
             peer.put(pb.JoinResponse(map=self._update(service, peer)))
 
     def _update(self, service: _Service, peer: _Peer) -> pb.MapUpdate:
         """What a peer does not have yet of a map; everything at first."""
         kept = service.kept
         known = peer.sent.get(kept.service, -1)
-        peer.sent[kept.service] = kept.generation
+        peer.sent[kept.service], peer.members = kept.generation, frozenset(service.placement.members)
         changed = enumerate(kept.entries) if known < 0 else kept.since(known)
         entries = [
             pb.ShardEntry(shard=s, owner=e.owner, next=e.next, since=e.since, force_after_ms=e.force_after_ms) for s, e in changed

@@ -74,6 +74,11 @@ class Proxy(Stream):
         return max((m.map.generation for m in self.received if m.HasField("map")), default=0)
 
     @property
+    def members(self) -> set[str]:
+        """As it was told last."""
+        return next(({member.member_id for member in m.map.members} for m in reversed(self.received) if m.HasField("map")), set())
+
+    @property
     def acknowledged(self) -> list[int]:
         return [m.acknowledgement.sent_at for m in self.received if m.HasField("acknowledgement")]
 
@@ -182,6 +187,20 @@ async def test_shards_move_to_a_second_proxy_and_back_when_it_exits(leader: Lead
     leader.server.process_exited(SERVICE, "b")
     await a.beat_until(lambda: len(a.given()) == SHARDS, "a has every shard again")
     await until(lambda: activator.owners() == {"a"}, "the activator knows")
+
+
+async def test_a_proxy_that_leaves_without_a_shard_is_no_member_for_the_others_any_more(leader: Leader) -> None:
+    a, b = Proxy(leader.channel, "a"), Proxy(leader.channel, "b")
+    await a.join()
+    await b.join()
+    await a.beat_until(lambda: len(b.given()) >= SHARDS // 2 - 1, "b gets its share", b)
+    leader.placement.drain("b")
+    await a.beat_until(lambda: len(a.given()) == SHARDS and leader.placement.drained("b"), "a has every shard again", b)
+    before = a.generation
+    assert a.members == {"a", "b"}
+    leader.server.process_exited(SERVICE, "b")
+    await a.beat_until(lambda: a.members == {"a"}, "a is told who is left")
+    assert a.generation == before, "the map is the same"
 
 
 async def test_statistics_arrive_at_once(leader: Leader) -> None:
