@@ -121,23 +121,21 @@ class Crdt(ABC):
             self._held = held
 
 
-def held_of(delta: CrdtDelta) -> Held:
-    """The value that a delta makes of nothing. ValueError when the delta names no type."""
+def kind_of(delta: CrdtDelta) -> type[Crdt]:
+    """The type that a delta is for. ValueError when it names none."""
     field = delta.WhichOneof("delta")
     if field is None:
         raise ValueError("a delta without a type")
-    held = Crdt._kinds[field]._empty()
-    held.apply(delta)
-    return held
+    return Crdt._kinds[field]
 
 
 def applied(held: Held | None, delta: CrdtDelta) -> Held:
-    """The value after a delta of the proxy. ValueError when it is one for another type."""
+    """The value after a delta of the proxy; None: there was none. ValueError when it is one for another type."""
+    kind = kind_of(delta)
     if held is None:
-        return held_of(delta)
-    field = delta.WhichOneof("delta")
-    if field != held.field:
-        raise ValueError(f"a delta for a {field or 'value without a type'} came for a {held.field}")
+        held = kind._empty()
+    if held.field != kind._field:
+        raise ValueError(f"a delta for a {kind._field} came for a {held.field}")
     held.apply(delta)
     return held
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from cloudstate_sdk.crdt.base import Crdt, Element, Held, Scope, applied, held_of, view
+from cloudstate_sdk.crdt.base import Crdt, Element, Held, Scope, applied, view
 from cloudstate_sdk.pb.cloudstate.crdt_pb2 import CrdtDelta, ORMapDelta, ORMapEntryDelta
 
 K = TypeVar("K")
@@ -39,7 +39,7 @@ class HeldMap(Held):
             key = Element.read(entry.key)
             held = self.entries.get(key)
             same = held is not None and held.field == entry.delta.WhichOneof("delta")
-            self.entries[key] = applied(held, entry.delta) if same else held_of(entry.delta)
+            self.entries[key] = applied(held if same else None, entry.delta)
 
 
 class ORMap(Crdt, Mapping[K, V], field="ormap"):

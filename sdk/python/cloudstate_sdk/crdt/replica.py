@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from cloudstate_sdk.crdt.base import Crdt, Held, Scope, applied, view
+from cloudstate_sdk.crdt.base import Crdt, Held, Scope, applied, kind_of, view
 from cloudstate_sdk.pb.cloudstate.crdt_pb2 import CrdtDelta
 
 
@@ -14,6 +14,8 @@ class Replica:
     def __init__(self, kind: type[Crdt] | None, pool: DescriptorPool) -> None:
         self._kind, self.pool = kind, pool
         self._held: Held | None = None
+        self._empty: dict[type[Crdt], Held] = {}
+        """What commands look at while there is no value, so that all of them see it when one has begun it."""
 
     @property
     def exists(self) -> bool:
@@ -31,7 +33,10 @@ class Replica:
             return found
         if wanted is None:
             raise LookupError("there is no value yet; context.get_or_create makes one, or declare the entity with crdt=...")
-        return wanted(scope)
+        return view(self._begun(wanted), scope)
+
+    def _begun(self, kind: type[Crdt]) -> Held:
+        return self._empty.setdefault(kind, kind._empty())
 
     def settle(self, changed: Crdt | None) -> CrdtDelta | None:
         """Make what was changed through a view part of the value; what the proxy is to be told, None: nothing. TypeError when others have made a
@@ -41,7 +46,7 @@ class Replica:
         if self._held is not None and self._held.field != changed._field:
             other = type(view(self._held, Scope(self.pool))).__name__
             raise TypeError(f"the value was made a {other} by another command, not a {type(changed).__name__}")
-        changed._rebase(self._held)
+        changed._rebase(self._held or self._begun(type(changed)))
         delta = changed._delta()
         changed._commit()
         self._held = changed._held
@@ -49,8 +54,10 @@ class Replica:
 
     def apply(self, delta: CrdtDelta) -> None:
         """Others have changed the value. ValueError when the change is none for it."""
-        self._held = applied(self._held, delta)
+        kind = kind_of(delta)
+        self._held = applied(self._held or self._begun(kind), delta)
 
     def delete(self) -> None:
         """The value is gone."""
         self._held = None
+        self._empty.clear()
