@@ -107,7 +107,7 @@ class Commands:
         elif isinstance(admission, Unavailable):
             self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
         else:
-            self._no_owner(command, f"no-owner;generation={self._ownership.generation}")
+            self._unowned(command, f"no-owner;generation={self._ownership.generation}")
 
     def cancelled(self, call: int) -> bool:
         """A caller is gone; False when nothing here waits for it."""
@@ -199,6 +199,13 @@ class Commands:
         if command is not None:
             self.route(command)
             self._flush()
+
+    def _unowned(self, command: Command, why: str) -> None:
+        """Nobody has the shard yet, as right after a start: no router knows better, and in a moment somebody has. Another proxy's call goes back."""
+        if command.passed or self._peers is None:
+            self._refuse(command.call, why)
+        else:
+            self._try_again(command, why)
 
     def _no_owner(self, command: Command, why: str) -> None:
         """Nobody to execute it is known. A caller's router may ask elsewhere; a command of our own has none, and waits here."""

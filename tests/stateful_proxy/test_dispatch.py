@@ -247,9 +247,23 @@ def test_an_unknown_owner_is_named_in_the_refusal(bench: Bench) -> None:
     assert (status, trailers) == (Status.UNAVAILABLE, [(api.REFUSED_HEADER, b"not-owner;generation=9;next=c")])
 
 
-def test_a_shard_of_nobody_is_refused(bench: Bench) -> None:
+def test_a_shard_of_nobody_has_an_owner_in_a_moment(bench: Bench) -> None:
     bench.around.admission = Unowned()
-    assert bench.end(bench.call())[2] == [(api.REFUSED_HEADER, b"no-owner;generation=9")]
+    call = bench.call()
+    bench.around.fire()
+    assert not bench.around.ended
+    bench.around.admission = TOKEN
+    bench.around.fire()
+    assert [command.call for command, _, _ in bench.around.commands] == [call]
+
+
+def test_a_shard_that_stays_nobodys_is_refused_and_at_once_to_another_proxy(bench: Bench) -> None:
+    bench.around.admission = Unowned()
+    call = bench.call()
+    for _ in range(MAX_PASSES):
+        bench.around.fire()
+    assert bench.end(call)[2] == [(api.REFUSED_HEADER, b"no-owner;generation=9")]
+    assert bench.end(bench.call(picked=(b"", b"1", b"", b"")))[2] == [(api.REFUSED_HEADER, b"no-owner;generation=9")]
 
 
 def test_a_journal_that_is_away_is_an_error_not_a_refusal(bench: Bench) -> None:
