@@ -107,7 +107,7 @@ class Commands:
         elif isinstance(admission, Unavailable):
             self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {admission.reason}")
         else:
-            self._unowned(command, f"no-owner;generation={self._ownership.generation}")
+            self._no_owner(command, f"no-owner;generation={self._ownership.generation}")
 
     def cancelled(self, call: int) -> bool:
         """A caller is gone; False when nothing here waits for it."""
@@ -121,7 +121,7 @@ class Commands:
         """To the owner, unless another proxy has passed it on already."""
         upstream = self._peers.upstream_of(member) if self._peers is not None and not command.passed else None
         if upstream is None:
-            self._no_owner(command, f"not-owner;generation={self._ownership.generation};next={member}")
+            self._no_owner(command, f"not-owner;generation={self._ownership.generation};next={member}", named=True)
             return
         self.forwarded += 1
         if command.raw:
@@ -200,16 +200,10 @@ class Commands:
             self.route(command)
             self._flush()
 
-    def _unowned(self, command: Command, why: str) -> None:
-        """Nobody has the shard yet, as right after a start: no router knows better, and in a moment somebody has. Another proxy's call goes back."""
-        if command.passed or self._peers is None:
-            self._refuse(command.call, why)
-        else:
-            self._try_again(command, why)
-
-    def _no_owner(self, command: Command, why: str) -> None:
-        """Nobody to execute it is known. A caller's router may ask elsewhere; a command of our own has none, and waits here."""
-        if command.raw or command.passed:
+    def _no_owner(self, command: Command, why: str, named: bool = False) -> None:
+        """Nobody to execute it is known here. What another proxy passed on goes back to it. A caller's router may ask an owner that is `named`
+        itself; where there is none, as right after a start, or no router, there is one here in a moment."""
+        if command.passed or self._peers is None or (named and command.raw):
             self._refuse(command.call, why)
         else:
             self._try_again(command, why)

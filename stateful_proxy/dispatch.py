@@ -163,7 +163,8 @@ class Dispatch:
     def _anywhere(self, call: int, invocation: Invocation, more: bool = False, empty: bool = False) -> None:
         """A command that any proxy may execute. `more`: further requests may follow; `empty`: there is no first one yet."""
         method = invocation.method
-        self._publications.begin(call, method, command_id=invocation.command_id)
+        if method.out:
+            self._publications.begin(call, method, command_id=invocation.command_id)
         if method.entity_type == CRDT:
             if key := self._key(call, method, invocation.payload):
                 self._crdts.command(call, invocation, key, self._chosen.of(invocation.metadata) if self._chosen is not None else b"")

@@ -43,10 +43,9 @@ class Publications:
         self.published = self.failed = 0
 
     def begin(self, call: int, method: MethodInfo, key: str = "", command_id: str = "") -> None:
-        """The method is executed here: publish its answers, if it declares a topic. `key`: of its entity."""
-        if method.out and self._sink is not None:
-            identity = f"{method.path}\n{key}\n{command_id}" if command_id else str(uuid.uuid4())
-            self._callers.wrap(call, method.path, method.server_streaming, lambda inner: _Publishing(self, call, method, identity, inner))
+        """A method that declares a topic is executed here: publish its answers. `key`: of its entity."""
+        identity = f"{method.path}\n{key}\n{command_id}" if command_id else str(uuid.uuid4())
+        self._callers.wrap(call, method.path, method.server_streaming, lambda inner: _Publishing(self, call, method, identity, inner))
 
     def withdraw(self, call: int, method: MethodInfo) -> None:
         """The method is not executed here after all."""
