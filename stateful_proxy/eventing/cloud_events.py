@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
+from stateful_proxy.transcoding.requests import BadRequest, parse_json
+
 STRUCTURED = "application/cloudevents+json"
 REQUIRED = ("id", "source", "specversion", "type")
 JSON = "application/json"
@@ -60,19 +62,15 @@ def of_request(headers: Mapping[str, str], body: bytes) -> CloudEvent:
 
 def _structured(body: bytes) -> CloudEvent:
     try:
-        found: Any = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidEvent(f"the body is not JSON: {error}") from error
+        found = parse_json(body)
+    except BadRequest as error:
+        raise InvalidEvent(str(error)) from error
     if not isinstance(found, dict):
-        raise InvalidEvent("the body must be a JSON object with the event's attributes")
+        raise InvalidEvent("body: must be a JSON object with the event's attributes")
     content_type = found.pop("datacontenttype", None) or JSON
     if not isinstance(content_type, str):
         raise InvalidEvent("attribute datacontenttype: must be a text")
-    try:
-        data = _data(found, content_type)
-        json.dumps([*found, *found.values(), content_type], ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidEvent(f"the body has a text that is not Unicode: {error}") from error
+    data = _data(found, content_type)
     attributes = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items() if value is not None}
     return _checked(CloudEvent(attributes, content_type, data))
 

@@ -19,6 +19,8 @@ from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, Lo
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header, Status, Transport
 from stateful_proxy.callers import Callers
+from stateful_proxy.eventing.cloud_events import CloudEvent
+from stateful_proxy.eventing.payloads import ANY_TYPE, metadata_of
 from stateful_proxy.eventing.progress import Action, Deliver, Progress, ReadCursor, ReadPage, Rest, Save
 from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.invocation import Invocation, Invoke
@@ -32,7 +34,6 @@ PAGE = 20
 """Events read at once."""
 ANSWER_LIMIT = 90.0
 """Seconds that a method has to handle an event; more than an entity has to answer, whose own error says more."""
-CONTENT_TYPE = "application/vnd.cloudstate.protobuf.any"
 
 
 @dataclass(slots=True, eq=False)
@@ -248,14 +249,10 @@ class _Delivery:
 def event_metadata(shard: int, persistence_id: str, entry: LogEntry) -> entity_pb2.Metadata:
     """The CloudEvent that an event is."""
     attributes = {
-        "ce-id": f"{shard}-{entry.offset}",
-        "ce-source": persistence_id,
-        "ce-specversion": "1.0",
-        "ce-type": entry.payload.type_url,
-        "ce-subject": entry.entity_id,
-        "Content-Type": CONTENT_TYPE,
+        "id": f"{shard}-{entry.offset}",
+        "source": persistence_id,
+        "specversion": "1.0",
+        "type": entry.payload.type_url,
+        "subject": entry.entity_id,
     }
-    metadata = entity_pb2.Metadata()
-    for key, value in attributes.items():
-        metadata.entries.add(key=key, string_value=value)
-    return metadata
+    return metadata_of(CloudEvent(attributes, ANY_TYPE))

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
+
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header
-from stateful_proxy.entity import varint
 from stateful_proxy.eventing.cloud_events import ATTRIBUTE, JSON, CloudEvent, is_json, media_of
 
 PROTOBUF = ("application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf")
 ANY_TYPE = "application/vnd.cloudstate.protobuf.any"
 """Protobuf whose type URL is the event's type, as events of entities have it."""
 STRING, BYTES, JSON_HOST = "p.cloudstate.io/string", "p.cloudstate.io/bytes", "json.cloudstate.io"
-_FIELD_1 = 0x0A
-"""Tag of field 1, length-delimited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +79,16 @@ def event_of(type_url: str, value: bytes, headers: Iterable[Header], source: str
 
 
 def wrapped(data: bytes) -> bytes:
-    """Bytes in field 1 of a message; nothing at all when they are empty."""
-    return b"\n" + varint(len(data)) + data if data else b""
+    """Bytes in field 1 of a message, as the protocol has values that are no messages."""
+    return BytesValue(value=data).SerializeToString()
 
 
 def unwrapped(message: bytes) -> bytes:
-    """Field 1 of a message that has no other; b'' when there is none."""
-    found, at = b"", 0
-    while at < len(message) and message[at] == _FIELD_1:
-        length, shift, at = 0, 0, at + 1
-        while at < len(message):
-            byte = message[at]
-            length |= (byte & 127) << shift
-            shift, at = shift + 7, at + 1
-            if byte < 128:
-                break
-        found, at = message[at : at + length], at + length
-    return found
+    """Field 1 of a message; the bytes themselves when they are no message."""
+    try:
+        return BytesValue.FromString(message).value
+    except DecodeError:
+        return message
 
 
 def _utf8(data: bytes, charset: str) -> bytes:

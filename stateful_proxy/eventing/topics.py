@@ -80,7 +80,7 @@ class Topics:
     def cancelled(self, request: int) -> bool:
         """The sender has gone, and will send the event again; False when it waits for none of these."""
         deliveries = self._open.pop(request, None)
-        for call in deliveries.calls if deliveries is not None else ():
+        for call in list(deliveries.calls) if deliveries is not None else ():
             self._callers.detach(call)
             self._cancel(call)
         return deliveries is not None

@@ -69,7 +69,7 @@ def _fill_from_body(message: Message, rule: str, content_type: str, body: bytes)
         raise BadRequest(f"content-type {media or '(none)'}: the body of this method must be application/json")
     if not body.strip():
         return  # no body: a message with no field set
-    found = _parse_json(_utf8(body))
+    found = parse_json(body)
     name = message.DESCRIPTOR.full_name
     if rule != WHOLE:
         found = {rule: found}
@@ -83,19 +83,16 @@ def _fill_from_body(message: Message, rule: str, content_type: str, body: bytes)
         raise BadRequest(f"body: is not the JSON of a {name}: {error}") from error
 
 
-def _utf8(body: bytes) -> str:
+def parse_json(body: bytes) -> Any:
+    """The document in a body. BadRequest for what is none, has a field twice, or a text that is not Unicode."""
     try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"body: is not UTF-8: {error}") from error
-
-
-def _parse_json(text: str) -> Any:
-    try:
+        text = body.decode()
         found = json.loads(text, object_pairs_hook=_object)
         if "\\u" in text:
             json.dumps(found, ensure_ascii=False).encode()  # half a pair of \u escapes is no text
         return found
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"body: is not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"body: is not JSON: {error}") from error
 

@@ -11,7 +11,7 @@ from cloudstate_core.journal.api import Activate, Append, At, Commit, Cursor, En
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Status
 from stateful_proxy.eventing import event_log
-from stateful_proxy.eventing.event_log import ANSWER_LIMIT, CONTENT_TYPE, EventLogs, event_metadata
+from stateful_proxy.eventing.event_log import ANSWER_LIMIT, EventLogs, event_metadata
 from stateful_proxy.eventing.subscriptions import ANY, Subscription
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.service import ACTION, MethodInfo
@@ -97,7 +97,7 @@ def test_events_are_given_one_after_the_other_as_cloud_events(consumers: Consume
         ("ce-specversion", "1.0"),
         ("ce-type", "type.googleapis.com/t.One"),
         ("ce-subject", "ann"),
-        ("Content-Type", CONTENT_TYPE),
+        ("Content-Type", "application/vnd.cloudstate.protobuf.any"),
     ]
 
 
