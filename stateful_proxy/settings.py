@@ -100,7 +100,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         oldest_protocol=_protocol(text("OLDEST_PROTOCOL", _shown(PROTOCOLS[0]))),
         sink=_sink(text("SINK", "") or environment.get("K_SINK", "")),
         sink_extensions=_extensions(environment.get("K_CE_OVERRIDES", "")),
-        sink_certificates=environment.get("K_CA_CERTS", ""),
+        sink_certificates=_certificates(environment.get("K_CA_CERTS", "")),
         advertise_port=number("ADVERTISE_PORT", 0, 0, 65535),
     )
 
@@ -115,6 +115,17 @@ def _names(value: str) -> tuple[str, ...]:
 def _sink(value: str) -> str:
     if value and (problem := rules.RULES[rules.SINK](value)):
         raise SettingsError(f"CLOUDSTATE_SINK={value!r}: {problem}")
+    return value
+
+
+def _certificates(value: str) -> str:
+    if value:
+        import ssl  # a heavy module, for the few that need it
+
+        try:
+            ssl.create_default_context(cadata=value)
+        except ssl.SSLError as error:
+            raise SettingsError(f"K_CA_CERTS: must be certificates in PEM form: {error}") from error
     return value
 
 

@@ -55,7 +55,13 @@ def test_a_bad_setting_is_named_with_its_value_and_rule(key: str, value: str, ru
 
 
 def test_a_sink_of_its_own_goes_before_one_that_the_service_is_bound_to() -> None:
-    bound = {"K_SINK": "http://bound", "K_CE_OVERRIDES": '{"extensions": {"Team": "a"}}', "K_CA_CERTS": "PEM"}
+    bound = {"K_SINK": "http://bound", "K_CE_OVERRIDES": '{"extensions": {"Team": "a"}}'}
     settings = settings_of(bound)
-    assert (settings.sink, settings.sink_extensions, settings.sink_certificates) == ("http://bound", {"team": "a"}, "PEM")
+    assert (settings.sink, settings.sink_extensions, settings.sink_certificates) == ("http://bound", {"team": "a"}, "")
     assert settings_of({**bound, "CLOUDSTATE_SINK": "https://own/{topic}"}).sink == "https://own/{topic}"
+
+
+def test_certificates_of_a_sink_are_looked_at_at_the_start() -> None:
+    for wrong in ("PEM", "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n"):
+        with pytest.raises(SettingsError, match="K_CA_CERTS: must be certificates in PEM form"):
+            settings_of({"K_CA_CERTS": wrong})
