@@ -24,7 +24,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps, Origin, Relay
 from stateful_proxy.in_flight import InFlight
 from stateful_proxy.invocation import Invocation
-from stateful_proxy.metadata import answer_of
+from stateful_proxy.replies import answer_of
 from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 
 _SERVICES: Mapping[str, str] = {ACTION: f"/{ACTION}/", STATELESS_FUNCTION: f"/{STATELESS_FUNCTION}/"}

@@ -13,7 +13,7 @@ from stateful_proxy.callers import Callers
 from stateful_proxy.entity import Answer, Command, Entity
 from stateful_proxy.follow_ups import FollowUps, Origin
 from stateful_proxy.kinds import Reply
-from stateful_proxy.metadata import answer_of
+from stateful_proxy.replies import answer_of
 
 FORWARDED = b"\xff"
 """Begins the recorded outcome of a command that was forwarded; the Forward follows. No encoded message begins so; a payload that does, which

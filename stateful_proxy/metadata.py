@@ -6,13 +6,12 @@ What belongs to the transport, or to the way between our own parts, stays out of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header
 from stateful_proxy.entity import varint
-from stateful_proxy.service import ANY, MethodInfo
 
 _NAME = re.compile(r"[0-9a-z_.\-]+")
 _RESERVED = re.compile(r"grpc-|cloudstate-|(content-type|content-length|te|trailer|connection|transfer-encoding|upgrade|keep-alive|host)$")
@@ -41,23 +40,6 @@ class Chosen:
             if name in self._names or name.startswith(self._prefixes):
                 chosen.entries.append(entry)
         return chosen.SerializeToString()
-
-
-def answer_of(method: MethodInfo, reply: entity_pb2.Reply, report_error: Callable[[str], None]) -> tuple[bytes, list[Header]]:
-    """What a reply has for callers: the message (of a method that answers anything, the whole of it), and response headers. Those of a method that
-    publishes are an event's (`event_headers`): who publishes makes response headers of them. A reply of another type than the method's is reported.
-    """
-    payload = reply.payload
-    if payload.type_url == method.output_url:
-        answer = payload.value
-    elif method.output_type == ANY:
-        answer = payload.SerializeToString()
-    else:
-        report_error(method.mistyped(payload.type_url))
-        answer = payload.value
-    if not reply.HasField("metadata"):
-        return answer, []
-    return answer, event_headers(reply.metadata) if method.out else headers_of(reply.metadata)
 
 
 def event_headers(metadata: entity_pb2.Metadata) -> list[Header]:

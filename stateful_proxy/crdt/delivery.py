@@ -14,7 +14,7 @@ from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header, Status
 from stateful_proxy.callers import Callers
 from stateful_proxy.follow_ups import FollowUps, Origin, Relay
-from stateful_proxy.metadata import answer_of
+from stateful_proxy.replies import answer_of
 
 Problem = tuple[int, str]
 """A gRPC status, which may be none of the known ones where it comes from the function, and a text."""
