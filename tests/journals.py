@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from cloudstate_core.journal.api import Activate, Active, Claim, Claimed, EntityKey, Journal, Operation, Outcome, Token
+from cloudstate_core.journal.api import Activate, Active, Append, Claim, Claimed, EntityKey, Journal, Operation, Outcome, Token, Value
 
 CART = EntityKey("cart", "ann")
 PATIENCE = 30
@@ -36,3 +36,8 @@ def bound(journal: Journal, nonce: bytes = b"n") -> Token:
     token: Token = run(journal, Claim(0, -1, 1, "pod", nonce))[0].token  # type: ignore[union-attr]
     assert isinstance(run(journal, Activate(0, token, CART, b"b"))[0], Active)
     return token
+
+
+def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:
+    """One event after sequence `seq`, under the binding of `bound`."""
+    return Append(0, token, CART, b"b", seq, (Value("t", data),), command_id=command_id)

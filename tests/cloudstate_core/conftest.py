@@ -27,7 +27,9 @@ import h2.exceptions
 import h2.settings
 import pytest
 
-from cloudstate_core.journal.api import Journal
+from cloudstate_core.journal.api import Journal, JournalError
+from cloudstate_core.journal.redis_address import redis_address
+from cloudstate_core.journal.redis_journal import RedisJournal
 from cloudstate_core.transport import api, create
 from cloudstate_core.transport.api import Event, Header, ListenOptions, Transport
 from tests import journal_stores
@@ -441,3 +443,28 @@ def journal(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[
 def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> journal_stores.Store:
     """Each store that keeps what it was given, to be opened again and again."""
     return journal_stores.store(request.param, tmp_path, lambda: request.getfixturevalue("shared_redis").url)
+
+
+@pytest.fixture
+def keyspace(tmp_path: pathlib.Path) -> str:
+    """A keyspace in Redis of the test's own."""
+    return f"redis/{tmp_path.name}"
+
+
+@pytest.fixture
+def open_redis(keyspace: str) -> Iterator[Callable[..., RedisJournal]]:
+    """Open journals, by default of the test's own keyspace; JournalError when that is impossible."""
+    journals: list[RedisJournal] = []
+
+    def start(server: Any, shards: int = 4, keyspace: str = keyspace, password: str = "", url: str = "") -> RedisJournal:
+        opened: concurrent.futures.Future[Journal | JournalError] = concurrent.futures.Future()
+        journals.append(RedisJournal(redis_address(url or server.url, password), keyspace, shards, opened.set_result))
+        result = opened.result(PATIENCE)
+        if isinstance(result, JournalError):
+            raise result
+        assert result is journals[-1]
+        return journals[-1]
+
+    yield start
+    for journal in journals:
+        journal.close()

@@ -212,27 +212,35 @@ def test_a_reader_beside_the_writer_misses_nothing(journal: Journal) -> None:
 
 
 class Pod:
-    """Takes the shard whenever it can; while it has it, appends and consumes what it and others have appended."""
+    """Takes the shard whenever it can; while it has it, appends and consumes what it and others have appended. After some of it, it lets a rival
+    that has work left take the shard, however the two are scheduled."""
 
     def __init__(self, journal: Journal, name: str, handled: list[LogEntry]) -> None:
         self.journal, self.name, self.handled = journal, name, handled
-        self.appended = self.fenced = 0
+        self.appended = self.fenced = self.term = 0
+        self.lets = False
 
     def work(self, appends: int, rival: Pod, waits: bool) -> None:
-        term = 0
+        self.rival = rival
         while self.appended < appends:
-            term, seen = term + 1, rival.appended
-            while (waits or term > 1) and rival.appended < min(seen + 8, appends):  # let it have the shard for a while
+            seen = rival.appended
+            while (waits or self.term) and rival.appended < min(seen + 8, appends) and not rival.lets:  # let it have the shard for a while
                 time.sleep(0.0005)
-            nonce = f"{self.name}-{term}".encode()
+            nonce = f"{self.name}-{self.term}".encode()
             token = claim(self.journal, nonce)
+            self.term += 1
             cursor, active = run(self.journal, Cursor(1, "c"), Activate(1, token, ANN, nonce))
             if isinstance(active, Active) and isinstance(cursor, At):
                 self._own(token, nonce, active.seq, cursor.offset, appends)
 
     def _own(self, token: Token, binding: bytes, seq: int, after: int, appends: int) -> None:
         """Until fenced, or done."""
+        begun, rivals = self.appended, self.rival.term
         while self.appended < appends:
+            self.lets = self.appended >= begun + 10
+            while self.lets and self.rival.term == rivals and self.rival.appended < appends:
+                time.sleep(0.0005)
+            self.lets = False
             appended, page = run(self.journal, Append(1, token, ANN, binding, seq, (Value("t", b"e"),)), ReadLog(1, "cart", after, 5))
             assert isinstance(page, LogPage)
             if not isinstance(appended, Appended):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -27,7 +25,6 @@ from cloudstate_core.journal.api import (
     Fenced,
     Found,
     Journal,
-    JournalError,
     LogEntry,
     LogPage,
     Lookup,
@@ -42,48 +39,19 @@ from cloudstate_core.journal.api import (
     Unbound,
     Value,
 )
-from cloudstate_core.journal.redis_address import redis_address
 from cloudstate_core.journal.redis_journal import RedisJournal
 from cloudstate_core.journal.redis_link import Link
-from tests.journals import CART, PATIENCE, bound, run, submit
+from tests.journals import CART, PATIENCE, append, bound, run, submit
 
 SHARDS = 4
-
-
-@pytest.fixture
-def keyspace(tmp_path: pathlib.Path) -> str:
-    return f"redis/{tmp_path.name}"
 
 
 Open = Callable[..., RedisJournal]
 
 
 @pytest.fixture
-def open_redis(keyspace: str) -> Iterator[Open]:
-    """Open journals, by default of the test's own keyspace; JournalError when that is impossible."""
-    journals: list[RedisJournal] = []
-
-    def start(server: Any, shards: int = SHARDS, keyspace: str = keyspace, password: str = "", url: str = "") -> RedisJournal:
-        opened: Future[Journal | JournalError] = Future()
-        journals.append(RedisJournal(redis_address(url or server.url, password), keyspace, shards, opened.set_result))
-        result = opened.result(PATIENCE)
-        if isinstance(result, JournalError):
-            raise result
-        assert result is journals[-1]
-        return journals[-1]
-
-    yield start
-    for journal in journals:
-        journal.close()
-
-
-@pytest.fixture
 def journal(open_redis: Open, shared_redis: Any) -> RedisJournal:
     return open_redis(shared_redis)
-
-
-def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:
-    return Append(0, token, CART, b"b", seq, (Value("t", data),), command_id=command_id)
 
 
 def calls_of(server: Any, command: str) -> int:

@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloudstate_core.journal.api import (
     Activate,
     Active,
-    Append,
     Appended,
     Check,
     Claim,
@@ -33,53 +32,21 @@ from cloudstate_core.journal.api import (
     Refused,
     Token,
     Uninitialised,
-    Value,
 )
 from cloudstate_core.journal.opening import open_journal, shown
 from cloudstate_core.journal.redis_address import redis_address
 from cloudstate_core.journal.redis_journal import RedisJournal
-from tests.journals import CART, PATIENCE, bound, run
+from tests.journals import CART, PATIENCE, append, bound, run
 
 SHARDS = 4
-
-
-@pytest.fixture
-def keyspace(tmp_path: pathlib.Path) -> str:
-    return f"redis/{tmp_path.name}"
 
 
 Open = Callable[..., RedisJournal]
 
 
 @pytest.fixture
-def open_redis(keyspace: str) -> Iterator[Open]:
-    """Open journals, by default of the test's own keyspace; JournalError when that is impossible."""
-    journals: list[RedisJournal] = []
-
-    def start(server: Any, shards: int = SHARDS, keyspace: str = keyspace, password: str = "", url: str = "") -> RedisJournal:
-        opened: Future[Journal | JournalError] = Future()
-        journals.append(RedisJournal(redis_address(url or server.url, password), keyspace, shards, opened.set_result))
-        result = opened.result(PATIENCE)
-        if isinstance(result, JournalError):
-            raise result
-        assert result is journals[-1]
-        return journals[-1]
-
-    yield start
-    for journal in journals:
-        journal.close()
-
-
-@pytest.fixture
 def journal(open_redis: Open, shared_redis: Any) -> RedisJournal:
     return open_redis(shared_redis)
-
-
-def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:
-    return Append(0, token, CART, b"b", seq, (Value("t", data),), command_id=command_id)
-
-
-# One round trip ---------------------------------------------------------------------------------------------------------
 
 
 # Opening ----------------------------------------------------------------------------------------------------------------

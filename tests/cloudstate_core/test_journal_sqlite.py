@@ -43,7 +43,7 @@ from cloudstate_core.journal.api import (
     Value,
 )
 from cloudstate_core.journal.sqlite import SqliteJournal
-from tests.journals import CART, PATIENCE, bound, run, submit
+from tests.journals import CART, PATIENCE, append, bound, run, submit
 
 
 @pytest.fixture
@@ -51,10 +51,6 @@ def journal(tmp_path: pathlib.Path) -> Iterator[SqliteJournal]:
     opened = SqliteJournal(str(tmp_path / "journal.db"), "ks", 4)
     yield opened
     opened.close()
-
-
-def append(token: Token, seq: int, data: bytes = b"x", command_id: str = "") -> Append:
-    return Append(0, token, CART, b"b", seq, (Value("t", data),), command_id=command_id)
 
 
 @contextlib.contextmanager

@@ -230,3 +230,9 @@ def _act(action: entity_pb2.ClientAction, body: bytes | None, **more: Any) -> No
 
 
 __all__ = ["KEY", "CrdtBench", "Swap", "Value", "adding", "elsewhere", "plus", "text", "vote"]
+
+
+def hear(bench: CrdtBench) -> None:
+    """The proxy reads its keys again, as it does from time to time."""
+    bench.crdts.tick(0.0)
+    bench.batch.flush()

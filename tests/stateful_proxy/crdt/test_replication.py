@@ -140,14 +140,6 @@ def change_of(version: int, **value: Any) -> peer_pb2.Replication.Change:
     return peer_pb2.Replication.Change(persistence_id=KEY.persistence_id, entity_id=KEY.entity_id, version=version, **value)
 
 
-@pytest.fixture
-def pair() -> tuple[CrdtBench, CrdtBench]:
-    one = CrdtBench(others=["other"])
-    two = CrdtBench(others=["me"], journal=one.journal)
-    two.replication.member = "other"
-    return one, two
-
-
 def test_news_become_a_delta_and_are_acknowledged(pair: tuple[CrdtBench, CrdtBench]) -> None:
     one, two = pair
     updated(one, plus(1))

@@ -15,27 +15,7 @@ from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 from stateful_proxy.in_flight import InFlight
 from stateful_proxy.invocation import Invocation
-from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, plus, text, vote
-
-
-@pytest.fixture
-def bench() -> CrdtBench:
-    return CrdtBench()
-
-
-@pytest.fixture
-def pair() -> tuple[CrdtBench, CrdtBench]:
-    """Two proxies on one journal; they do not hear of each other unless a test tells them."""
-    one = CrdtBench(others=["other"])
-    two = CrdtBench(others=["me"], journal=one.journal)
-    two.replication.member = "other"
-    return one, two
-
-
-def hear(bench: CrdtBench) -> None:
-    """The proxy reads its keys again, as it does from time to time."""
-    bench.crdts.tick(0.0)
-    bench.batch.flush()
+from tests.stateful_proxy.crdt.bench import CrdtBench, adding, elsewhere, hear, plus, text, vote
 
 
 def test_a_new_value_gets_init_without_delta_then_the_command(bench: CrdtBench) -> None:

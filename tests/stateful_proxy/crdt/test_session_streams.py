@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from cloudstate_core.journal.api import Read, Refused
 from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt.cancellations import CANCEL_LIMIT
-from tests.stateful_proxy.crdt.bench import CrdtBench, elsewhere, plus, text
-
-
-@pytest.fixture
-def bench() -> CrdtBench:
-    return CrdtBench()
-
-
-@pytest.fixture
-def pair() -> tuple[CrdtBench, CrdtBench]:
-    """Two proxies on one journal; they do not hear of each other unless a test tells them."""
-    one = CrdtBench(others=["other"])
-    two = CrdtBench(others=["me"], journal=one.journal)
-    two.replication.member = "other"
-    return one, two
-
-
-def hear(bench: CrdtBench) -> None:
-    """The proxy reads its keys again, as it does from time to time."""
-    bench.crdts.tick(0.0)
-    bench.batch.flush()
-
+from tests.stateful_proxy.crdt.bench import CrdtBench, elsewhere, hear, plus, text
 
 # Streams ----------------------------------------------------------------------------------------------------------------
 
