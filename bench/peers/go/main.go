@@ -85,9 +85,9 @@ func function(spec []byte) grpc.StreamHandler {
 			}
 			return stream.SendMsg(&spec)
 		case handle:
-			return eventSourced(stream)
+			return answerEach[es.StreamIn](stream, eventSourced)
 		case handleValue:
-			return value(stream)
+			return answerEach[es.ValueStreamIn](stream, value)
 		case handleUnary:
 			return action(stream)
 		default:
@@ -100,43 +100,38 @@ func replyOf(payload *es.Any_) *es.ClientAction {
 	return &es.ClientAction{Action: &es.ClientAction_Reply{Reply: &es.ReplyMsg{Payload: payload}}}
 }
 
-func eventSourced(stream grpc.ServerStream) error {
+// commanded is a message of an entity's stream, which may carry a command.
+type commanded[T any] interface {
+	*T
+	GetCommand() *es.Command
+}
+
+// answerEach answers each command on an entity's stream.
+func answerEach[T any, In commanded[T]](stream grpc.ServerStream, answer func(*es.Command) proto.Message) error {
 	for {
-		in := &es.StreamIn{}
+		in := In(new(T))
 		if err := stream.RecvMsg(in); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		command := in.GetCommand()
-		if command == nil {
-			continue
-		}
-		reply := &es.EsReply{CommandId: command.Id, Events: []*es.Any_{command.Payload}, ClientAction: replyOf(command.Payload)}
-		if err := stream.SendMsg(&es.StreamOut{Message: &es.StreamOut_Reply{Reply: reply}}); err != nil {
-			return err
+		if command := in.GetCommand(); command != nil {
+			if err := stream.SendMsg(answer(command)); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-func value(stream grpc.ServerStream) error {
-	for {
-		in := &es.ValueStreamIn{}
-		if err := stream.RecvMsg(in); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		command := in.GetCommand()
-		if command == nil {
-			continue
-		}
-		update := &es.ValueAction{Action: &es.ValueAction_Update{Update: &es.Update{Value: command.Payload}}}
-		reply := &es.ValueReply{CommandId: command.Id, StateAction: update, ClientAction: replyOf(command.Payload)}
-		if err := stream.SendMsg(&es.ValueStreamOut{Message: &es.ValueStreamOut_Reply{Reply: reply}}); err != nil {
-			return err
-		}
-	}
+func eventSourced(command *es.Command) proto.Message {
+	reply := &es.EsReply{CommandId: command.Id, Events: []*es.Any_{command.Payload}, ClientAction: replyOf(command.Payload)}
+	return &es.StreamOut{Message: &es.StreamOut_Reply{Reply: reply}}
+}
+
+func value(command *es.Command) proto.Message {
+	update := &es.ValueAction{Action: &es.ValueAction_Update{Update: &es.Update{Value: command.Payload}}}
+	reply := &es.ValueReply{CommandId: command.Id, StateAction: update, ClientAction: replyOf(command.Payload)}
+	return &es.ValueStreamOut{Message: &es.ValueStreamOut_Reply{Reply: reply}}
 }
 
 func action(stream grpc.ServerStream) error {
