@@ -12,13 +12,13 @@ from cloudstate_core.pb.cloudstate import action_pb2
 from cloudstate_core.transport import api
 from stateful_proxy.actions import Actions
 from stateful_proxy.callers import Callers
-from stateful_proxy.eventing.publication import Publications
 from stateful_proxy.follow_ups import FollowUps
 from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import metadata_of
 from stateful_proxy.service import ACTION, STATELESS_FUNCTION, MethodInfo
 from tests.fuzz.draw import Draw
-from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_effects, fill_metadata, fill_target
+from tests.fuzz.follow_ups import KNOWN, fill_effects, fill_metadata, fill_target
+from tests.fuzz.stage import Stage
 from tests.stateful_proxy.conftest import FakeTransport
 
 SHAPES = [(entity_type, i, o) for entity_type in (ACTION, STATELESS_FUNCTION) for i in (False, True) for o in (False, True)]
@@ -40,37 +40,45 @@ def _method(entity_type: str, streams_in: bool, streams_out: bool, out: str = ""
     return MethodInfo("/test.A/Do", "test.A", "Do", "", entity_type, "test.In", output, (), "", None, streams_in, streams_out, False, out)
 
 
-class _Stage:
+class _Stage(Stage):
     """Actions, with the function and callers that the script plays."""
 
     def __init__(self) -> None:
         transport: Any = FakeTransport()
-        self.transport: FakeTransport = transport
         self.reported: list[str] = []
-        callers = self.callers = Callers(transport)
+        callers = Callers(transport)
         methods = {f"/{KNOWN[0]}/{KNOWN[1]}": _method(ACTION, False, False)}
         follow_ups = FollowUps(transport, callers, methods, self.reported.append, lambda: None)
-        self.elsewhere = Elsewhere(callers)
-        follow_ups.invoke, follow_ups.cancel = self.elsewhere.invoke, self.elsewhere.cancel
+        super().__init__(transport, callers, follow_ups)
         self.actions = Actions(transport, 1, callers, follow_ups, self.reported.append)
-        self.broker = Broker()
-        self.publications = Publications(callers, self.broker, self._cancel, self.actions.drained)
         self.sending: set[int] = set()
         self.closed: set[int] = set()
         self.calls = 0
+
+    def made(self) -> int:
+        """See Stage."""
+        return self.calls
+
+    def cancelled(self, call: int) -> None:
+        """See Stage."""
+        self.actions.cancelled(call)
+
+    def drained(self, call: int) -> None:
+        """See Stage."""
+        self.actions.drained(call)
 
     # Steps --------------------------------------------------------------------------------------------------------------
 
     def begin(self, draw: Draw) -> None:
         """A call, of any shape."""
         entity_type, streams_in, streams_out = draw.choice(SHAPES)
-        self.calls += 1
         more = streams_in and draw.flag()
-        if more:
-            self.sending.add(self.calls)
         metadata = metadata_of([("x-a", draw.raw(4)), ("x-bin", draw.raw(4))])
         method = _method(entity_type, streams_in, streams_out, draw.choice(("", "topic")))
-        self.publications.begin(self.calls, method)
+        self.published(method)
+        self.calls += 1
+        if more:
+            self.sending.add(self.calls)
         self.actions.begin(self.calls, Invocation(method, draw.raw(8), metadata, type_url=draw.often("", ("t",))), more, streams_in and draw.flag())
 
     def _open(self) -> list[int]:
@@ -108,11 +116,6 @@ class _Stage:
         self.transport.streams[stream].reset = True
         self._event(api.STREAM_CLOSED, stream, b"", (status, "over", [], refused))
 
-    def waiting(self) -> list[int]:
-        """Calls without an answer whose callers wait."""
-        ended = self.transport.answers.keys() | self.transport.gone
-        return [call for call in range(1, self.calls + 1) if call not in ended]
-
     def more(self, draw: Draw) -> None:
         """A caller sends one more request, or its last."""
         if calls := sorted(self.sending.intersection(self.waiting())):
@@ -123,19 +126,6 @@ class _Stage:
             else:
                 self.actions.feed(call, draw.raw(8))
 
-    def leave(self, draw: Draw) -> None:
-        """A caller goes away."""
-        if calls := self.waiting():
-            call = draw.choice(calls)
-            self.transport.gone.add(call)
-            self._cancel(call)
-
-    def _cancel(self, call: int) -> None:
-        """Nobody waits for a call, so whoever executes it is told."""
-        self.callers.detach(call)
-        self.actions.cancelled(call)
-        self.elsewhere.cancel(call)
-
     def pace(self, draw: Draw) -> None:
         """A side does not keep up, or has caught up."""
         either = draw.choice([*self.waiting(), *self._open(), 1])
@@ -144,10 +134,6 @@ class _Stage:
         else:
             self.transport.backlogs.pop(either, None)
             self.actions.drained(either)
-
-    def others(self, draw: Draw) -> None:
-        """A forward or an effect is carried out, an answer is published."""
-        (self.broker if draw.flag() else self.elsewhere).step(draw)
 
     def time(self, draw: Draw) -> None:
         """Waiting for synchronous effects is over."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cloudstate_core.journal.api import Read, Refused, Swap, Unknown
+from cloudstate_core.journal.api import Read, Swap
 from cloudstate_core.pb.cloudstate import crdt_pb2 as pb
 from cloudstate_core.pb.cloudstate_knative.v1 import crdt_0_1_pb2 as old
 from cloudstate_core.pb.cloudstate_knative.v1 import peer_pb2
 from cloudstate_core.transport import api
 from stateful_proxy.crdt.dialects import Legacy, Present
 from stateful_proxy.crdt.replication import REPLICATE
-from stateful_proxy.eventing.publication import Publications
 from tests.fuzz.deltas import KINDS, fill_delta, fill_state
 from tests.fuzz.draw import Draw
-from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_action, fill_effects
+from tests.fuzz.follow_ups import KNOWN, fill_action, fill_effects
+from tests.fuzz.stage import EntityStage
 from tests.stateful_proxy.crdt.bench import CrdtBench, method_of
 
 KEYS = ("a", "b")
@@ -46,29 +46,30 @@ def _run(draw: Draw, legacy: bool) -> None:
     stage.check_fresh()
 
 
-class _Stage:
+class _Stage(EntityStage):
     """Replicated entities, with the function, callers, journal and other proxies that the script plays."""
 
+    operations = (Swap, Read)
+
     def __init__(self, legacy: bool, others: tuple[str, ...], keeps_first_value: bool) -> None:
-        bench = self.bench = CrdtBench(others, commands=20, dialect=Legacy(keeps_first_value) if legacy else Present())
-        self.legacy, self.transport = legacy, bench.transport
-        other = method_of("Other")
-        bench.methods[f"/{KNOWN[0]}/{KNOWN[1]}"] = other
-        self.elsewhere = Elsewhere(bench.callers)
-        follow_ups = bench.crdts._around.follow_ups
-        follow_ups.invoke, follow_ups.cancel = self.elsewhere.invoke, self.elsewhere.cancel
-        self.broker = Broker()
-        self.publications = Publications(bench.callers, self.broker, self._cancel, lambda call: None)
+        bench = CrdtBench(others, commands=20, dialect=Legacy(keeps_first_value) if legacy else Present())
+        super().__init__(bench, bench.crdts._around.follow_ups)
+        self.legacy = legacy
+        bench.methods[f"/{KNOWN[0]}/{KNOWN[1]}"] = method_of("Other")
         bench.methods["/test.Presence/Add"] = replace(bench.methods["/test.Presence/Add"], out="topic" if keeps_first_value else "")
         self.closed: set[int] = set()
         self.received = 1_000_000
+
+    def cancelled(self, call: int) -> None:
+        """See Stage."""
+        self.bench.crdts.cancelled(call)
 
     # Steps --------------------------------------------------------------------------------------------------------------
 
     def call(self, draw: Draw) -> None:
         """A command, unary or streamed."""
         name = draw.choice(("Add", "Watch"))
-        self.publications.begin(self.bench.calls + 1, self.bench.methods[f"/test.Presence/{name}"])
+        self.published(self.bench.methods[f"/test.Presence/{name}"])
         self.bench.call(name, draw.raw(8), draw.choice(KEYS))
 
     def streams(self, path: str = "") -> list[int]:
@@ -120,25 +121,6 @@ class _Stage:
                 fill_state(draw, action.create, draw.choice(KINDS), 2)
         action.write_consistency = draw.often(0, (1, 2, 7))
 
-    def leave(self, draw: Draw) -> None:
-        """A caller goes away."""
-        if calls := self.waiting():
-            call = draw.choice(calls)
-            self.transport.gone.add(call)
-            self._cancel(call)
-            self.bench.batch.flush()
-
-    def _cancel(self, call: int) -> None:
-        """Nobody waits for a call, so whoever executes it is told."""
-        self.bench.callers.detach(call)
-        self.bench.crdts.cancelled(call)
-        self.elsewhere.cancel(call)
-
-    def waiting(self) -> list[int]:
-        """Calls without an answer whose callers wait."""
-        ended = self.transport.answers.keys() | self.transport.gone
-        return [call for call in range(1, self.bench.calls + 1) if call not in ended]
-
     def close(self, draw: Draw) -> None:
         """The function, another proxy, or the connection ends a stream."""
         if streams := [*self.streams(), *self.streams(REPLICATE)]:
@@ -148,28 +130,6 @@ class _Stage:
         self.closed.add(stream)
         self.transport.streams[stream].reset = True
         self.bench.closed(stream, status, "over", refused)
-
-    def journal(self, draw: Draw) -> None:
-        """The journal is slow, or fails."""
-        journal = self.bench.journal
-        match draw.below(4):
-            case 0:
-                journal.holding = True
-            case 1:
-                self._release()
-            case _:
-                operation: Any = draw.choice((Swap, Read))
-                outcome: Any = draw.choice((Unknown("timeout"), Refused("full")))
-                journal.fail(operation, outcome, applied=isinstance(outcome, Unknown) and draw.flag())
-
-    def _release(self) -> None:
-        self.bench.journal.release()
-        self.bench.batch.flush()
-
-    def others(self, draw: Draw) -> None:
-        """A forward or an effect is carried out, an answer is published."""
-        (self.broker if draw.flag() else self.elsewhere).step(draw)
-        self.bench.batch.flush()
 
     def peers(self, draw: Draw) -> None:
         """Another proxy tells of changes, has heard of ours, or comes or goes."""
@@ -207,7 +167,7 @@ class _Stage:
     def end(self) -> None:
         """Journal and other proxies answer, effects and forwards end, and so do the function's streams."""
         self.bench.journal.faults.clear()
-        self._release()
+        self.release()
         for _ in range(self.bench.calls + 4):
             self.elsewhere.end()
             self.broker.end()

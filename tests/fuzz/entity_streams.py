@@ -9,13 +9,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from cloudstate_core.journal.api import Activate, Append, Lookup, Put, Refused, Unknown
+from cloudstate_core.journal.api import Activate, Append, Lookup, Put
 from cloudstate_core.pb.cloudstate import event_sourced_pb2, value_entity_pb2
 from cloudstate_core.transport import api
-from stateful_proxy.eventing.publication import Publications
 from stateful_proxy.service import EVENT_SOURCED, VALUE_ENTITY, MethodInfo
 from tests.fuzz.draw import Draw
-from tests.fuzz.follow_ups import KNOWN, Broker, Elsewhere, fill_action, fill_effects
+from tests.fuzz.follow_ups import KNOWN, fill_action, fill_effects
+from tests.fuzz.stage import EntityStage
 from tests.stateful_proxy.conftest import SHARDS, Bench
 
 KEYS = ("a", "b", "c")
@@ -36,7 +36,7 @@ def _run(draw: Draw, stage: _Stage) -> None:
     draw.rarity = draw.choice((16, 4, 255))
     if draw.seldom():
         stage = _Stage(stage.method.entity_type, mailbox=2, streams=1)
-    steps = (stage.call, stage.call, stage.call, stage.say, stage.say, stage.say, stage.say, stage.cancel, stage.close, stage.journal, stage.others,
+    steps = (stage.call, stage.call, stage.call, stage.say, stage.say, stage.say, stage.say, stage.leave, stage.close, stage.journal, stage.others,
              stage.shards, stage.time)  # fmt: skip
     while draw.left:
         draw.choice(steps)(draw)
@@ -44,20 +44,23 @@ def _run(draw: Draw, stage: _Stage) -> None:
     stage.check_fresh()
 
 
-class _Stage:
+class _Stage(EntityStage):
     """Entities, with the function, callers, journal and owners that the script plays."""
 
+    operations = (Append, Put, Activate, Lookup)
+
     def __init__(self, entity_type: str, mailbox: int = 1_000, streams: int = 0) -> None:
-        bench = self.bench = Bench(mailbox, streams)
+        bench = Bench(mailbox, streams)
+        super().__init__(bench, bench.follow_ups)
         self.method = MethodInfo("/test.T/Do", "test.T", "Do", "t", entity_type, "test.In", "test.Sum", (((1,), 9),), "key", None)
         other = MethodInfo(f"/{KNOWN[0]}/{KNOWN[1]}", *KNOWN, "o", entity_type, "test.In", "test.Sum", (((1,), 9),), "key", None)
         bench.method = self.method
         bench.methods[other.path] = other
-        self.elsewhere = Elsewhere(bench.callers)
-        bench.follow_ups.invoke, bench.follow_ups.cancel = self.elsewhere.invoke, self.elsewhere.cancel
-        self.broker = Broker()
-        self.publications = Publications(bench.callers, self.broker, self._cancel, lambda call: None)
         self.stolen: set[int] = set()
+
+    def cancelled(self, call: int) -> None:
+        """See Stage."""
+        self.bench.entities.cancelled(call)
 
     # Steps --------------------------------------------------------------------------------------------------------------
 
@@ -65,7 +68,7 @@ class _Stage:
         """A command, which may come a second time, and whose answer may have to be published."""
         bench = self.bench
         bench.method = replace(self.method, out=draw.choice(("", "", "topic")))
-        self.publications.begin(bench.calls + 1, bench.method)
+        self.published(bench.method)
         key = draw.below(len(KEYS))
         bench.call(draw.raw(8), KEYS[key], key, draw.choice(("", "id-1", "id-2", "id-3")), draw.flag(3))
 
@@ -113,26 +116,6 @@ class _Stage:
             case 3:
                 reply.state_action.SetInParent()
 
-    def cancel(self, draw: Draw) -> None:
-        """A caller goes away."""
-        waiting = self.waiting()
-        if waiting:
-            call = draw.choice(waiting)
-            self.bench.transport.gone.add(call)
-            self._cancel(call)
-            self.bench.batch.flush()
-
-    def _cancel(self, call: int) -> None:
-        """Nobody waits for a call, so whoever executes it is told."""
-        self.bench.callers.detach(call)
-        self.bench.entities.cancelled(call)
-        self.elsewhere.cancel(call)
-
-    def waiting(self) -> list[int]:
-        """Calls without an answer whose callers wait."""
-        transport = self.bench.transport
-        return [call for call in range(1, self.bench.calls + 1) if call not in transport.answers and call not in transport.gone]
-
     def close(self, draw: Draw) -> None:
         """The function, or the connection, ends a stream."""
         streams = [number for number, stream in self.bench.transport.streams.items() if not stream.reset]
@@ -141,29 +124,6 @@ class _Stage:
             stream = draw.choice(streams)
             self.bench.transport.streams[stream].reset = True
             self.bench.closed(stream, status, "gone", refused=draw.flag(8))
-
-    def journal(self, draw: Draw) -> None:
-        """The journal is slow, or fails."""
-        journal = self.bench.journal
-        match draw.below(4):
-            case 0:
-                journal.holding = True
-            case 1:
-                self.release()
-            case _:
-                operation: Any = draw.choice((Append, Put, Activate, Lookup))
-                outcome: Any = draw.choice((Unknown("timeout"), Refused("full")))
-                journal.fail(operation, outcome, applied=isinstance(outcome, Unknown) and draw.flag())
-
-    def release(self) -> None:
-        """The journal answers what it has held back."""
-        self.bench.journal.release()
-        self.bench.batch.flush()
-
-    def others(self, draw: Draw) -> None:
-        """A forward or an effect is carried out, an answer is published."""
-        (self.broker if draw.flag() else self.elsewhere).step(draw)
-        self.bench.batch.flush()
 
     def shards(self, draw: Draw) -> None:
         """A shard drains, is lost, or is another's before anybody here knows."""
