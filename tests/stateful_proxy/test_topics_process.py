@@ -199,7 +199,7 @@ async def test_without_a_sink_a_function_that_publishes_is_told(function: Feed) 
     proxy = await ProxyProcess(function.port, "native").spawn()
     try:
         await proxy.ready(503, "t.Feed.Hear: publishes to topic 'receipts', and no sink is set")
-        assert any("no sink is set" in told for told in function.reported)
+        await until(lambda: any("no sink is set" in told for told in function.reported), "the function is told")
     finally:
         await proxy.end()
 
