@@ -260,6 +260,7 @@ async def test_a_stream_whose_watcher_waits_hears_of_changes_in_their_order(live
 
 async def test_a_command_that_asks_for_nothing_more_has_one_answer(live: CrdtStream) -> None:
     await watching(live, "only once", streamed=False)
+    assert await live.told(count(1)) == answered(2, 1, 1), "and nothing of the change comes to the first"
 
 
 @pytest.mark.parametrize(

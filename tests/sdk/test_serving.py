@@ -128,7 +128,7 @@ async def test_a_stream_without_any_message_ends(serving: Serving) -> None:
 async def test_a_first_message_may_come_late(serving: Serving) -> None:
     async with serving(doer(Probe())) as channel:
         call: Any = channel.stream_stream(path("Streamed"))(timeout=LIMIT)
-        await asyncio.sleep(0.1)
+        await call.wait_for_connection()  # the call is on its way, without a message
         await call.write(command_of("Streamed"))
         await call.write(command_of("Streamed", actions.Request()))
         assert text(await call.read()) == "1"
@@ -226,6 +226,16 @@ async def test_large_messages_pass_whole(serving: Serving) -> None:
 # Life -------------------------------------------------------------------------------------------------------------------
 
 
+async def refusal(method: Any) -> grpc.StatusCode:
+    """Call until it is refused; the status then."""
+    async with asyncio.timeout(LIMIT):
+        while True:
+            try:
+                await method(b"", timeout=LIMIT)
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+
+
 async def test_a_stop_lets_a_call_end_within_its_grace(transport: str) -> None:
     probe = Probe()
     server, port = await Function(doer(probe)).start("127.0.0.1", 0)
@@ -234,7 +244,7 @@ async def test_a_stop_lets_a_call_end_within_its_grace(transport: str) -> None:
         call = method(command_of("Unary", actions.Request()), timeout=LIMIT)
         await until(lambda: probe.count == 1)
         stopping = asyncio.create_task(server.stop(LIMIT))
-        await asyncio.sleep(0.05)
+        assert await refusal(channel.unary_unary("/cloudstate.EntityDiscovery/discover")) is grpc.StatusCode.UNAVAILABLE
         assert not stopping.done()
         probe.go.set()
         assert text(await call) == "done"

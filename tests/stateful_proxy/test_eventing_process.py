@@ -13,10 +13,8 @@ from google.protobuf import descriptor_pb2
 
 from cloudstate_core.pb.cloudstate import action_pb2, entity_pb2, eventing_pb2
 from stateful_proxy.service import ACTION
+from tests.stateful_proxy.functions import ANY, Function, spec
 from tests.stateful_proxy.processes import BACKENDS, ProxyProcess, until
-from tests.stateful_proxy.test_function_process import Function, spec
-
-ANY = b'\n\x19google/protobuf/any.proto\x12\x0fgoogle.protobuf"\x05\n\x03Anyb\x06proto3'
 
 
 def subscribing() -> entity_pb2.EntitySpec:

@@ -14,7 +14,7 @@ from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 from stateful_proxy.eventing.subscriptions import Subscription
 from stateful_proxy.ownership import Elsewhere
-from tests.stateful_proxy.test_dispatch import METHOD, PATH, STREAMED, Bench
+from tests.stateful_proxy.dispatching import METHOD, PATH, STREAMED, Bench
 
 ACTION_METHOD = replace(STREAMED, path="/test.Feed/Hear", service="test.Feed", input_type="google.protobuf.Any", client_streaming=False)
 EVENT = {"ce-id": "7", "ce-source": "/shop", "ce-specversion": "1.0", "ce-type": "test.Amount"}

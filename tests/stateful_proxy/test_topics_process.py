@@ -18,9 +18,8 @@ from kn_cloudstate.ports import free_port
 from stateful_proxy.eventing.cloud_events import CloudEvent
 from stateful_proxy.eventing.http_sink import HttpSink
 from stateful_proxy.service import ACTION
+from tests.stateful_proxy.functions import ANY, Function, spec
 from tests.stateful_proxy.processes import WITHOUT, ProxyProcess, until
-from tests.stateful_proxy.test_eventing_process import ANY
-from tests.stateful_proxy.test_function_process import Function, spec
 
 pytestmark = pytest.mark.skipif(WITHOUT, reason="the grpcio backend serves gRPC alone")
 
