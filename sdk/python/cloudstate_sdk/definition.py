@@ -25,9 +25,8 @@ VALUE_ENTITY = "cloudstate.valueentity.ValueEntity"
 CRDT = "cloudstate.crdt.Crdt"
 ACTION = "cloudstate.action.ActionProtocol"
 ANY = "google.protobuf.Any"
-
-
 KINDS = "str, bytes, bool, int, float, Json, Any or Value"
+"""What a value may be besides a message, as errors tell it."""
 
 
 class DefinitionError(Exception):
