@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import grpc.aio
 from cloudstate_sdk.pb.cloudstate import action_pb2, entity_pb2
 from google.protobuf.message import Message
 
+from cloudstate_core.transport import grpcio_wire
 from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
 
 LIMIT = 30.0
@@ -68,13 +71,23 @@ async def acted(channel: grpc.aio.Channel, shape: str, *requests: actions.Reques
     }
     method: Any = kinds[shape](f"/cloudstate.action.ActionProtocol/handle{shape}", response_deserializer=action_pb2.ActionResponse.FromString)
     named = action_pb2.ActionCommand(service_name=DOER, name=f"Process{shape}")
-    if shape in ("StreamedIn", "Streamed"):
-        call = method(iter([named.SerializeToString(), *(_payload(request).SerializeToString() for request in requests)]), timeout=LIMIT)
-    else:
-        named.MergeFrom(_payload(*requests))
-        call = method(named.SerializeToString(), timeout=LIMIT)
-    answers = [await call] if shape in ("Unary", "StreamedIn") else [answer async for answer in call]
+    async with asyncio.TaskGroup() as sending:
+        if shape in ("StreamedIn", "Streamed"):
+            call = method(timeout=LIMIT)
+            sending.create_task(_send(call, [named, *map(_payload, requests)]))
+        else:
+            named.MergeFrom(_payload(*requests))
+            call = method(named.SerializeToString(), timeout=LIMIT)
+        answers = [await call] if shape in ("Unary", "StreamedIn") else [answer async for answer in call]
     return [_told(answer) for answer in answers]
+
+
+async def _send(call: Any, messages: list[action_pb2.ActionCommand]) -> None:
+    """Send requests and their end, or those of them that are taken: a function may end a call before it has read all of them."""
+    with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+        for message in messages:
+            await grpcio_wire.write(call, message.SerializeToString())
+        await call.done_writing()
 
 
 def _payload(request: actions.Request) -> action_pb2.ActionCommand:
