@@ -244,7 +244,8 @@ async def test_a_stop_lets_a_call_end_within_its_grace(transport: str) -> None:
         call = method(command_of("Unary", actions.Request()), timeout=LIMIT)
         await until(lambda: probe.count == 1)
         stopping = asyncio.create_task(server.stop(LIMIT))
-        assert await refusal(channel.unary_unary("/cloudstate.EntityDiscovery/discover")) is grpc.StatusCode.UNAVAILABLE
+        # grpcio cancels a call that arrives just as it stops listening
+        assert await refusal(channel.unary_unary("/cloudstate.EntityDiscovery/discover")) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert not stopping.done()
         probe.go.set()
         assert text(await call) == "done"
