@@ -18,7 +18,7 @@ from kn_cloudstate import pods as pods_module
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.pods import BACKOFF_LAST, EARLY, LocalPods, backoff
 
-LIMIT = 20.0
+LIMIT = 60.0
 SLEEPS = "exec sleep 600"
 STUBBORN = "trap '' TERM; echo here; while :; do sleep 0.05; done"
 
