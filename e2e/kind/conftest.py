@@ -127,11 +127,19 @@ class Cluster:
         return f"{service}.{self.namespace}.{DOMAIN}"
 
 
+def look(condition: Callable[[], bool]) -> str:
+    """'' when the condition holds, else what was seen: kubectl may fail, too, where an object is not there yet or the API server is busy."""
+    try:
+        return "" if condition() else "it does not hold"
+    except AssertionError as error:
+        return str(error)
+
+
 def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {LIMIT} s: {what}"
+    while found := look(condition):
+        assert time.monotonic() < deadline, f"not within {LIMIT} s: {what}: {found}"
         time.sleep(0.3)
 
 
@@ -149,8 +157,8 @@ def knative_service(name: str, image: str = TESTAPP, *, port: str = "http1", ann
 async def soon(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
     """Wait for a condition while the loop goes on with other work."""
     deadline = time.monotonic() + limit
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, f"not within {limit} s: {what}"
+    while found := await asyncio.to_thread(look, condition):
+        assert time.monotonic() < deadline, f"not within {limit} s: {what}: {found}"
         await asyncio.sleep(0.2)
 
 

@@ -36,7 +36,7 @@ class Stream:
         method: Any = channel.stream_stream(
             "/cloudstate.eventsourced.EventSourced/handle", es.EventSourcedStreamIn.SerializeToString, es.EventSourcedStreamOut.FromString
         )
-        self.call, self._commands = method(timeout=20), 0
+        self.call, self._commands = method(timeout=60), 0
 
     async def init(self, entity_id: str = "ann", snapshot: Message | None = None, sequence: int = 0) -> None:
         init = es.EventSourcedInit(service_name=SERVICE, entity_id=entity_id)
@@ -74,7 +74,7 @@ async def test_discovery_describes_the_service_and_all_that_it_imports(serving: 
         discover: Any = channel.unary_unary(
             "/cloudstate.EntityDiscovery/discover", entity_pb2.ProxyInfo.SerializeToString, entity_pb2.EntitySpec.FromString
         )
-        spec = await discover(entity_pb2.ProxyInfo(protocol_minor_version=2), timeout=20)
+        spec = await discover(entity_pb2.ProxyInfo(protocol_minor_version=2), timeout=60)
     (entity,) = spec.entities
     assert (entity.entity_type, entity.service_name) == ("cloudstate.eventsourced.EventSourced", SERVICE)
     assert entity.persistence_id == "shopping-cart"
@@ -90,7 +90,7 @@ async def test_a_reported_error_is_logged(serving: Callable[..., Any], sample: A
 
     async with serving(sample.Cart) as channel:
         report: Any = channel.unary_unary("/cloudstate.EntityDiscovery/reportError", entity_pb2.UserFunctionError.SerializeToString, Empty.FromString)
-        await report(entity_pb2.UserFunctionError(message="no such entity type"), timeout=20)
+        await report(entity_pb2.UserFunctionError(message="no such entity type"), timeout=60)
     assert "no such entity type" in caplog.text
 
 
