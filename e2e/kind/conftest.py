@@ -54,7 +54,7 @@ class Cluster:
         """Output of a kubectl command; it fails with what kubectl said."""
         command = ["kubectl", "--namespace", self.namespace, *arguments]
         done = subprocess.run(
-            command, env=self.environment, input=given, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+            command, env=self.environment, input=given, capture_output=True, text=True, timeout=3 * LIMIT, check=False
         )
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
