@@ -16,7 +16,7 @@ import pytest
 from kn_cloudstate.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 @pytest.fixture

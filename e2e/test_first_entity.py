@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 def blocks(path: str, language: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "samples/shopping-cart"
-LIMIT = 60.0
+LIMIT = 120.0
 PODS, CARTS = 3, 60
 ANNOTATIONS = f"""      annotations:
         autoscaling.knative.dev/min-scale: "{PODS}"

@@ -13,7 +13,7 @@ import grpc
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "samples/shopping-cart"
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -35,8 +35,8 @@ from kn_cloudstate.processes import end
 
 log = logging.getLogger(__name__)
 
-START_LIMIT = 15.0
-"""Seconds until the journal and the activator must answer."""
+START_LIMIT = 60.0
+"""Seconds until the journal and the activator must answer; one that has ended is told of at once."""
 LATE = 5.0
 """Seconds after which a pod that is not ready is told of."""
 

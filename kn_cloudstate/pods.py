@@ -103,13 +103,13 @@ class LocalPods:
         self._not_before = self._clock() + backoff(self._failures)
 
     async def _spawn_pod(self, name: str, output: ProcessLog) -> _Running:
-        """OSError when a process or the log cannot be made; then none is left."""
+        """OSError when a process or the log cannot be made; then none is left, nor when this is called off."""
         port = free_port()
         with output.open() as file:
             function = await self._spawn_function(port, file)
             try:
                 proxy = await self._spawn_proxy(name, port, file)
-            except OSError:
+            except BaseException:
                 send_signal(function, signal.SIGKILL)
                 raise
         return _Running(Pod(name, Phase.STARTING, self._clock()), output, function, proxy)

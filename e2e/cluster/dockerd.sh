@@ -32,7 +32,7 @@ start() {
     --add-runtime "without-sys-resource=$HERE/runc-without-sys-resource" --default-runtime without-sys-resource \
     >"$CACHE/dockerd.log" 2>&1 </dev/null {TERMINAL}>&- &
   export DOCKER_HOST=unix://$ENGINE_STATE/docker.sock
-  wait_for 60 "a container engine (see $CACHE/dockerd.log)" docker info
+  wait_for 180 "a container engine (see $CACHE/dockerd.log)" docker info
   docker ps -aq --filter label=io.x-k8s.kind.cluster | xargs -r docker rm -f -v >/dev/null # nodes of a killed run
 }
 

@@ -9,10 +9,15 @@
 # others are had by impersonation (--as). Service accounts exist as names only: no controller makes their tokens, and none collects garbage.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-free_ports() { # COUNT
+free_ports() { # COUNT; from below those that outgoing connections take: one of these could have a port before the server does, or during its restart
   python3 -c '
-import socket, sys
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    try:
+        held.append(socket.create_server(("127.0.0.1", random.randrange(10_000, 32_000))))
+    except OSError:
+        pass
 print(*[one.getsockname()[1] for one in held])' "$1"
 }
 
@@ -57,7 +62,7 @@ start_apiserver() {
     --authorization-mode=RBAC --token-auth-file="$FOLDER/tokens.csv" --disable-admission-plugins=ServiceAccount \
     --endpoint-reconciler-type=none --profiling=false
   kubectl() { "${DIR[kubernetes]}/kubectl" --kubeconfig "$FOLDER/kubeconfig" "$@"; }
-  wait_for 60 "an API server that is ready (see $FOLDER/apiserver.log)" serving
+  wait_for 240 "an API server that is ready (see $FOLDER/apiserver.log)" serving
 }
 
 serving() { ours apiserver.pid "$FOLDER" && [ "$(kubectl get --raw /readyz)" = ok ]; }
@@ -75,7 +80,7 @@ start() {
     kubectl create -f "${DIR[knative_manifests]}/crds.yaml" >/dev/null
     kubectl create -k "$HERE/../../deploy/knative/base/crds" >/dev/null
     # again when it fails: a definition that has no conditions yet counts as an error
-    wait_for 60 "resource definitions that are served" kubectl wait --for=condition=Established --timeout=10s crd --all
+    wait_for 240 "resource definitions that are served" kubectl wait --for=condition=Established --timeout=10s crd --all
   fi
   echo "$FOLDER/kubeconfig"
 }

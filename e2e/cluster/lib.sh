@@ -31,6 +31,16 @@ timed() { # COMMAND…: run it, tell how long it took
   say "$(printf '%-24s %5d ms' "$1${2:+ $2}" $(((${EPOCHREALTIME/./} - start) / 1000)))"
 }
 
+again() { # COMMAND…: up to four times, with a pause: a download that fails once must not end a build
+  local pause
+  for pause in 5 20 60; do
+    "$@" && return
+    say "again in $pause s: $*"
+    sleep "$pause"
+  done
+  "$@"
+}
+
 wait_for() { # SECONDS WHAT COMMAND…: until the command succeeds; its output is dropped
   local end=$((SECONDS + $1)) what=$2
   shift 2

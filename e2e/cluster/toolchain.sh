@@ -6,6 +6,15 @@ GO_OLDEST=26 # the newest minor version that a module here asks for
 
 export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=local
 
+go() { # what fetches modules is tried again when it fails: Go itself does not
+  type -P go >/dev/null || die "no Go at all: install golang-go, which fetches the one needed"
+  case "$1 ${2:-}" in
+    'mod download' | 'mod tidy') again command go "$@" >/dev/null && command go "$@" ;; # nothing of a try that failed is printed
+    'vet '*) again command go list -deps -test . >/dev/null && command go "$@" ;; # the first that needs the modules of our own programs
+    *) command go "$@" ;;
+  esac
+}
+
 recent_enough() { # GO-PROGRAM
   local minor
   minor=$("$1" env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p')

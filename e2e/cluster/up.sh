@@ -51,9 +51,9 @@ pod_range() { kubectl get node "$1" -o jsonpath='{.spec.podCIDR}'; }
 pod_network() { # static: a range per node, and a route to each other node
   local node other range address
   # kube-proxy first: a pod that dials the API server before its rules exist loses half a minute
-  wait_for 120 "kube-proxy on every node" kube_proxy_ready
+  wait_for 300 "kube-proxy on every node" kube_proxy_ready
   for node in $(kind get nodes --name "$name"); do
-    wait_for 60 "a pod range for $node" has_pod_range "$node"
+    wait_for 300 "a pod range for $node" has_pod_range "$node"
     range=$(pod_range "$node")
     docker exec -i "$node" sh -c 'cat >/etc/cni/net.d/10-static.conflist' <<JSON
 {"cniVersion": "0.3.1", "name": "static", "plugins": [
@@ -68,7 +68,7 @@ JSON
       [ "$other" = "$node" ] || docker exec "$other" ip route replace "$range" via "$address"
     done
   done
-  kubectl wait node --all --for=condition=Ready --timeout=90s
+  kubectl wait node --all --for=condition=Ready --timeout=300s
 }
 
 names() { # CoreDNS answers for the cluster only, and forgets soon
@@ -80,16 +80,16 @@ names() { # CoreDNS answers for the cluster only, and forgets soon
 knative() {
   local deployment work=$folder/knative
   kubectl apply --server-side -f "${DIR[knative_manifests]}/crds.yaml"
-  wait_for 60 "resource definitions that are served" kubectl wait --for=condition=Established --timeout=10s crd --all
+  wait_for 300 "resource definitions that are served" kubectl wait --for=condition=Established --timeout=10s crd --all
   rm -rf "$work" && mkdir "$work"
   cp "${DIR[knative_manifests]}/rest.yaml" "$work/"
   cp "$HERE/manifests/knative.yaml" "$work/kustomization.yaml"
   kubectl apply --server-side -k "$work"
   kubectl apply --server-side -f "$HERE/manifests/ingress.yaml"
   for deployment in controller webhook autoscaler activator; do
-    kubectl -n knative-serving rollout status "deployment/$deployment" --timeout=180s
+    kubectl -n knative-serving rollout status "deployment/$deployment" --timeout=400s
   done
-  kubectl -n knative-ingress rollout status deployment/ingress --timeout=60s
+  kubectl -n knative-ingress rollout status deployment/ingress --timeout=400s
 }
 
 whole() { # everything of an earlier `up` was finished, with the same content, and answers

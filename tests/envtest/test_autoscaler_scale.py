@@ -79,10 +79,10 @@ async def test_the_pod_that_leaves_was_drained_and_named_before_replicas_are_low
     proxies = {pod: cast.proxy(port, pod, shards=40, load=load) for pod, load in loads.items()}
     activator.stats = stats(world, "hello-1", 25)
 
-    await eventually(held_by(*proxies.values()), lambda found: sum(found) == 40 and min(found) >= 8, "every pod has shards")
+    await eventually(held_by(*proxies.values()), lambda found: sum(found) == 40 and min(found) > 0, "every pod has shards")
     await world.policy(FAST | {"scale": {"min": 0, "max": 2}})
     lowered = False
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not lowered:
             lowered = await world.replicas("hello-1") == 2
             named = {name for name, pod in (await world.pods()).items() if COST in pod.metadata.annotations}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -148,7 +149,7 @@ async def test_a_watch_tells_what_enters_changes_and_leaves_a_selection(kube: Ku
 
 async def test_a_watch_learns_by_bookmarks_that_it_is_up_to_date(kube: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a kind whose empty objects are full of nulls; changes elsewhere move the version on."""
-    monkeypatch.setattr(client_module, "WATCH_SECONDS", 5)
+    monkeypatch.setattr(client_module, "WATCH_SECONDS", 15)  # a bookmark comes two seconds before the end
     _, version = await kube.list(kinds.ENDPOINT_SLICE, namespace)
     await kube.create(kinds.ENDPOINT_SLICE, namespace, named("a", addressType="IPv4", endpoints=[]))
     elsewhere = f"e-{secrets.token_hex(4)}"
@@ -188,11 +189,13 @@ class Server:
 
     def script(self, *arguments: str) -> str:
         command = ["bash", str(ROOT / "e2e/cluster/envtest.sh"), *arguments]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=200).stdout.decode()
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=500).stdout.decode()
 
     async def restart(self, meanwhile: float = 1.0) -> None:
         """Kill the API server, let some time pass, start it on the same port."""
-        os.kill(int((self.folder / "apiserver.pid").read_text()), signal.SIGKILL)
+        number = int((self.folder / "apiserver.pid").read_text())
+        os.kill(number, signal.SIGKILL)
+        await until(lambda: not lives(number), "the end of the API server, which has the port until then")
         await asyncio.sleep(meanwhile)
         await asyncio.to_thread(self.script, "apiserver", str(self.folder))
 
@@ -204,6 +207,14 @@ class Server:
             session.post(f"http://127.0.0.1:{port}/v3/kv/compaction", json={"revision": version, "physical": True}) as response,
         ):
             assert response.status == 200, await response.text()
+
+
+def lives(number: int) -> bool:
+    """A process that has not ended; one that nobody has waited for has."""
+    try:
+        return pathlib.Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +263,7 @@ class Follower:
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.ensure_future(self.cache.run())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await self.cache.synced.wait()
             yield
             assert not task.done()
@@ -287,7 +298,6 @@ async def churn(client: KubeClient, namespace: str, stop: asyncio.Event, failed:
     return n
 
 
-@pytest.mark.timeout(300)
 async def test_a_cache_misses_nothing_when_the_api_server_is_killed_and_started_again(server: Server, own: KubeClient, place: str) -> None:
     follower, stop, failures = Follower(own, place), asyncio.Event(), []
     async with follower.running():
@@ -341,7 +351,6 @@ class Proxy:
         writer.close()
 
 
-@pytest.mark.timeout(300)
 async def test_a_cache_whose_version_was_compacted_away_lists_again(
     server: Server, own: KubeClient, place: str, tmp_path: pathlib.Path
 ) -> None:
@@ -367,8 +376,15 @@ async def test_a_cache_whose_version_was_compacted_away_lists_again(
         _, version = await own.list(CONFIG, place)
         await server.compact(version)
         await server.restart(0.0)  # its own memory of changes goes too
-        with pytest.raises(Gone):
-            await anext(own.watch(CONFIG, before, place))
+
+        async def forgotten() -> bool:
+            """A server that has just started may put off who asks until it has the present objects itself."""
+            with contextlib.suppress(Gone):
+                await anext(own.watch(CONFIG, before, place))
+                return False
+            return True
+
+        await eventually(forgotten, bool, "that the version is gone")
         proxy.open = True
         await follower.same_as(own, place)
         assert follower.cache.relists == 2
@@ -379,7 +395,6 @@ async def test_a_cache_whose_version_was_compacted_away_lists_again(
     listener.close()
 
 
-@pytest.mark.timeout(300)
 async def test_a_list_during_which_its_version_is_compacted_is_complete(
     server: Server, own: KubeClient, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,16 +479,15 @@ class Replica:
     async def end(self) -> None:
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
-        await asyncio.wait_for(self.process.wait(), 20)
+        await asyncio.wait_for(self.process.wait(), 60)
         await self.reader
 
 
-async def until(holds: Callable[[], object], what: str, limit: float = 60) -> None:
+async def until(holds: Callable[[], object], what: str, limit: float = 120) -> None:
     await eventually(lambda: asyncio.sleep(0, holds()), bool, what, limit)
 
 
-@pytest.mark.timeout(200)
-async def test_one_of_three_processes_leads_also_when_the_leader_is_frozen(namespace: str) -> None:
+async def test_one_of_three_processes_leads_also_when_the_leader_is_frozen(kube: KubeClient, namespace: str) -> None:
     replicas = [Replica(f"r{n}") for n in range(3)]
     for replica in replicas:
         await replica.start(namespace)
@@ -483,26 +497,30 @@ async def test_one_of_three_processes_leads_also_when_the_leader_is_frozen(names
         others = [replica for replica in replicas if replica is not first]
         await until(lambda: first.acts[-1] - first.acts[0] > 2 * RETRY, "a leader that goes on")
         first.process.send_signal(signal.SIGSTOP)
-        frozen = time.monotonic()
+        renewed = datetime.fromisoformat((await kube.get(kinds.LEASE, namespace, "lead")).spec.renew_time or "").timestamp()
+        renewed += time.monotonic() - time.time()
         await until(lambda: any(replica.acts for replica in others), "another leader")
         (second,) = [replica for replica in others if replica.acts]
-        assert second.acts[0] - frozen > DURATION - 2 * RETRY - 1, "it waited for the lease to end"
+        assert second.acts[0] - renewed > DURATION - 1, "it waited for the lease to end"
         thawed = time.monotonic()
         first.process.send_signal(signal.SIGCONT)
         await until(lambda: first.ends, "the end of the frozen leader's work")
-        assert len([at for at in first.acts if at > thawed]) <= 1, "one step may have been under way"
+        late = [at for at in first.acts if thawed < at <= first.ends[0]]
+        assert len(late) <= 1, "one step may have been under way"
         count = len(second.acts)
         await until(lambda: len(second.acts) > count + 40, "the second leader goes on")
         second.process.send_signal(signal.SIGTERM)
         left = time.monotonic()
         await until(lambda: any(replica.acts_after(left) for replica in (first, *others) if replica is not second), "a third leader")
         await second.process.wait()
-        assert time.monotonic() - left < DURATION, "a leader that goes in order hands over at once"
+        third = min(at for replica in (first, *others) if replica is not second for at in replica.acts if at > left)
+        assert third - left < DURATION, "a leader that goes in order hands over at once"
     finally:
         for replica in replicas:
             with contextlib.suppress(ProcessLookupError):
                 await replica.end()
-    terms = sorted((at, replica.identity) for replica in replicas for at in replica.acts if not (replica is first and at > thawed))
+    # the first may be the third as well; those that are left at the end may lead for a moment once the third has gone
+    terms = sorted((at, replica.identity) for replica in replicas for at in replica.acts if at <= third and not (replica is first and at in late))
     changes = [pair for pair in itertools.pairwise(terms) if pair[0][1] != pair[1][1]]
     assert len(changes) == 2, f"leaders took turns more often than led: {changes}"
 
@@ -510,7 +528,6 @@ async def test_one_of_three_processes_leads_also_when_the_leader_is_frozen(names
 # A thousand objects -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 async def test_a_thousand_objects_reach_their_state(kube: KubeClient, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is changed again while the controller works; the last word of each must be carried out."""
     total = 1000

@@ -22,13 +22,13 @@ VARIANTS = ["base", *sorted(f"overlays/{path.name}" for path in (ROOT / "deploy/
 
 def rendered(variant: str) -> str:
     return subprocess.run(
-        [KUBECTL, "kustomize", str(ROOT / "deploy/knative" / variant)], capture_output=True, text=True, check=True, timeout=60
+        [KUBECTL, "kustomize", str(ROOT / "deploy/knative" / variant)], capture_output=True, text=True, check=True, timeout=300
     ).stdout
 
 
 def dry_run(manifests: str) -> subprocess.CompletedProcess[str]:
     command = [KUBECTL, "--kubeconfig", os.environ["CLOUDSTATE_ENVTEST"], "apply", "--server-side", "--dry-run=server", "-f", "-"]
-    return subprocess.run([*command, "--validate=strict"], input=manifests, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([*command, "--validate=strict"], input=manifests, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -21,7 +21,7 @@ from kn_cloudstate.ports import free_port
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "samples/shopping-cart"
 CART = "/com.example.shoppingcart.ShoppingCart/"
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

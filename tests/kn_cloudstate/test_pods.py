@@ -18,7 +18,7 @@ from kn_cloudstate import pods as pods_module
 from kn_cloudstate.manifests import LocalService
 from kn_cloudstate.pods import BACKOFF_LAST, EARLY, LocalPods, backoff
 
-LIMIT = 20.0
+LIMIT = 60.0
 SLEEPS = "exec sleep 600"
 STUBBORN = "trap '' TERM; echo here; while :; do sleep 0.05; done"
 
@@ -224,6 +224,31 @@ async def test_a_pod_that_could_run_ends_the_slowness(town: Any, how: str) -> No
     await here.until(lambda: not here.names, "the pod has ended")
     await here.pods.start()
     assert here.pods.started_total == 2
+
+
+async def test_a_start_that_is_called_off_halfway_leaves_nothing(town: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, made, halfway = town(), list[asyncio.subprocess.Process](), asyncio.Event()
+    spawn = pods_module._spawn
+
+    async def hangs(command: Any, *rest: Any) -> asyncio.subprocess.Process:
+        if command[-1] == "stateful_proxy":
+            halfway.set()
+            await asyncio.Event().wait()
+        made.append(await spawn(command, *rest))
+        return made[-1]
+
+    monkeypatch.setattr(pods_module, "_spawn", hangs)
+    starting = asyncio.create_task(here.pods.start())
+    async with asyncio.timeout(LIMIT):
+        await halfway.wait()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        try:
+            assert await made[0].wait() == -signal.SIGKILL
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                made[0].kill()
+    assert here.names == []
 
 
 async def test_a_process_that_cannot_be_made_is_told_and_leaves_nothing(town: Any, caplog: Any) -> None:

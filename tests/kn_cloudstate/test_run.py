@@ -142,7 +142,8 @@ def test_a_function_that_ends_is_told_with_its_last_words_and_replaced_ever_more
     script = "import os, sys\nprint('no cart today')\nsys.exit(3)\n"
     with running(service(script), CLOUDSTATE_LOG="ERROR") as installation:
         future = installation.channel.unary_unary("/a.B/C").future(b"", timeout=60)
-        lines = until(lambda: len(found := installation.said().splitlines()) >= 4 and found, "four pods were tried")
+        # on a busy machine a pod may be told to be late before its function has ended
+        lines = until(lambda: len(found := [line for line in installation.said().splitlines() if " ended " in line]) >= 4 and found, "four pods")
         future.cancel()
     for number, line in enumerate(lines[:4], 1):
         assert f"pod cart-00001-000{number}: its user function ended unasked with exit code 3, and the pod is taken down: no cart today" in line

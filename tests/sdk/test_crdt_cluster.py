@@ -45,7 +45,7 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[CrdtCluster]:
 async def process(proxy: ProxyProcess, key: str, *actions: model.RequestAction) -> model.State:
     """A command at one pod; the value there then."""
     call: Any = proxy.channel.unary_unary(f"/{SERVICE}/Process", model.Request.SerializeToString, model.Response.FromString)
-    answer = await call(model.Request(id=key, actions=actions), timeout=20, wait_for_ready=True)
+    answer = await call(model.Request(id=key, actions=actions), timeout=60, wait_for_ready=True)
     return model.State.FromString(answer.state.SerializeToString())
 
 

@@ -27,7 +27,7 @@ def shown(value: int) -> model.Response:
 
 
 async def gate(name: str) -> None:
-    await asyncio.wait_for(GATES.setdefault(name, asyncio.Event()).wait(), 20)
+    await asyncio.wait_for(GATES.setdefault(name, asyncio.Event()).wait(), 60)
 
 
 @crdt_entity(SERVICE, persistence_id="tally", descriptor=model.DESCRIPTOR, crdt=PNCounter)

@@ -8,7 +8,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,7 @@ class Stream:
         method: Any = channel.stream_stream(
             "/cloudstate.eventsourced.EventSourced/handle", es.EventSourcedStreamIn.SerializeToString, es.EventSourcedStreamOut.FromString
         )
-        self.call, self._commands = method(timeout=20), 0
+        self.call, self._commands = method(timeout=60), 0
 
     async def init(self, entity_id: str = "ann", snapshot: Message | None = None, sequence: int = 0) -> None:
         init = es.EventSourcedInit(service_name=SERVICE, entity_id=entity_id)
@@ -75,7 +74,7 @@ async def test_discovery_describes_the_service_and_all_that_it_imports(serving: 
         discover: Any = channel.unary_unary(
             "/cloudstate.EntityDiscovery/discover", entity_pb2.ProxyInfo.SerializeToString, entity_pb2.EntitySpec.FromString
         )
-        spec = await discover(entity_pb2.ProxyInfo(protocol_minor_version=2), timeout=20)
+        spec = await discover(entity_pb2.ProxyInfo(protocol_minor_version=2), timeout=60)
     (entity,) = spec.entities
     assert (entity.entity_type, entity.service_name) == ("cloudstate.eventsourced.EventSourced", SERVICE)
     assert entity.persistence_id == "shopping-cart"
@@ -91,7 +90,7 @@ async def test_a_reported_error_is_logged(serving: Callable[..., Any], sample: A
 
     async with serving(sample.Cart) as channel:
         report: Any = channel.unary_unary("/cloudstate.EntityDiscovery/reportError", entity_pb2.UserFunctionError.SerializeToString, Empty.FromString)
-        await report(entity_pb2.UserFunctionError(message="no such entity type"), timeout=20)
+        await report(entity_pb2.UserFunctionError(message="no such entity type"), timeout=60)
     assert "no such entity type" in caplog.text
 
 
@@ -256,11 +255,33 @@ def test_the_sample_listens_on_port_and_ends_on_sigterm() -> None:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             grpc.channel_ready_future(channel).result(60)
         process.send_signal(signal.SIGTERM)
-        begun = time.monotonic()
         assert process.wait(60) == 0
-        assert time.monotonic() - begun < 30
     finally:
         process.kill()
+
+
+TOLD_TO_END_AS_IT_OPENS = """
+import os, signal
+import cart
+from cloudstate_sdk import Function, serving
+
+start = serving.start
+
+async def start_and_be_told(*arguments):
+    started = await start(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return started
+
+serving.start = start_and_be_told
+Function(cart.Cart).run(port=0)
+"""
+
+
+@pytest.mark.usefixtures("transport")
+def test_a_function_that_is_told_to_end_as_soon_as_its_port_is_open_ends_well() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "sdk/python")}
+    command = [sys.executable, "-c", TOLD_TO_END_AS_IT_OPENS]
+    assert subprocess.run(command, cwd=ROOT / "samples/shopping-cart", env=environment, timeout=60, check=False).returncode == 0
 
 
 @pytest.mark.usefixtures("transport")

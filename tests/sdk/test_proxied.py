@@ -28,7 +28,7 @@ async def test_the_cart_is_called_over_grpc_and_http(sample: Any) -> None:
         assert [(item.product_id, item.quantity) for item in cart.items] == [("pear", 3)]
 
         def get() -> Any:
-            with urllib.request.urlopen(f"{running.http}/carts/bob", timeout=20) as answer:
+            with urllib.request.urlopen(f"{running.http}/carts/bob", timeout=60) as answer:
                 return json.load(answer)
 
         assert (await asyncio.to_thread(get))["items"][0]["quantity"] == 5
@@ -63,7 +63,7 @@ async def test_a_bad_forward_is_reported(sample: Any) -> None:
     async with proxied(Doer) as running:
         with pytest.raises(grpc.aio.AioRpcError):
             await running.call(Doer, "ProcessUnary", actions.Request(groups=[actions.ProcessGroup(steps=[forward])]))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not running.function.reports:
                 await asyncio.sleep(0.01)
         assert "forward to cloudstate.tck.model.action.ActionTwo.Call: the function has no such method" in running.function.reports[0]

@@ -31,7 +31,7 @@ async def channel(serving: Callable[..., Any]) -> AsyncIterator[grpc.aio.Channel
 
 async def test_discovery_tells_every_component(channel: grpc.aio.Channel) -> None:
     discover: Any = channel.unary_unary("/cloudstate.EntityDiscovery/discover", response_deserializer=entity_pb2.EntitySpec.FromString)
-    spec = await discover(b"", timeout=20)
+    spec = await discover(b"", timeout=60)
     found = [(e.entity_type, e.service_name, e.persistence_id, e.passivation_strategy.timeout.timeout) for e in spec.entities]
     assert found == [
         ("cloudstate.valueentity.ValueEntity", BOX, "value-entity-tck-model", 0),
@@ -51,7 +51,7 @@ class Stream:
         method: Any = channel.stream_stream(
             "/cloudstate.valueentity.ValueEntity/handle", response_deserializer=value_entity_pb2.ValueEntityStreamOut.FromString
         )
-        self.call, self.number = method(timeout=20), 0
+        self.call, self.number = method(timeout=60), 0
 
     async def init(self, value: str | None = None) -> Stream:
         message = value_entity_pb2.ValueEntityStreamIn()
@@ -170,7 +170,7 @@ async def test_each_shape_answers_as_it_was_told(channel: grpc.aio.Channel, shap
     sent: Any = command_of(name, request)
     if shape in ("StreamedIn", "Streamed"):
         sent = iter([command_of(name), action_pb2.ActionCommand(payload=packed(request)).SerializeToString()])
-    call = method(sent, timeout=20)
+    call = method(sent, timeout=60)
     answers = [await call] if shape in ("Unary", "StreamedIn") else [answer async for answer in call]
     assert said(answers) == [expected]
 
@@ -185,7 +185,7 @@ async def test_streams_go_both_ways_at_once(channel: grpc.aio.Channel) -> None:
     method: Any = channel.stream_stream(
         "/cloudstate.action.ActionProtocol/handleStreamed", response_deserializer=action_pb2.ActionResponse.FromString
     )
-    call = method(timeout=20)
+    call = method(timeout=60)
     await call.write(command_of("ProcessStreamed"))
     for text in ("one", "two"):
         await call.write(action_pb2.ActionCommand(payload=packed(steps([{"reply": {"message": text}}]))).SerializeToString())
@@ -288,7 +288,7 @@ async def test_an_entity_that_returns_no_message_fails_with_the_commands_id(care
 )
 async def test_an_action_that_cannot_answer_says_why(careless: grpc.aio.Channel, service: str, name: str, text: str) -> None:
     method: Any = careless.unary_unary("/cloudstate.action.ActionProtocol/handleUnary", response_deserializer=action_pb2.ActionResponse.FromString)
-    answer = await method(action_pb2.ActionCommand(service_name=service, name=name).SerializeToString(), timeout=20)
+    answer = await method(action_pb2.ActionCommand(service_name=service, name=name).SerializeToString(), timeout=60)
     assert answer.failure.description == text
 
 
@@ -296,7 +296,7 @@ async def test_an_action_that_cannot_answer_says_why(careless: grpc.aio.Channel,
 async def test_a_stream_that_names_no_method_says_so(careless: grpc.aio.Channel, shape: str) -> None:
     kinds = {"StreamedIn": careless.stream_unary, "Streamed": careless.stream_stream}
     method: Any = kinds[shape](f"/cloudstate.action.ActionProtocol/handle{shape}", response_deserializer=action_pb2.ActionResponse.FromString)
-    call = method(iter(()), timeout=20)
+    call = method(iter(()), timeout=60)
     answers = [await call] if shape == "StreamedIn" else [answer async for answer in call]
     assert [answer.failure.description for answer in answers] == ["(none).(none): this function has no such action"]
 
@@ -311,13 +311,13 @@ async def test_metadata_is_that_of_the_newest_request_that_has_some(careless: gr
     )
     request = packed(actions.Request())
     sent = [stepped("call", service_name=DOER, name="ProcessStreamedIn"), *(stepped(step, payload=request) for step in ("", "two", ""))]
-    answer = await method(iter(sent), timeout=20)
+    answer = await method(iter(sent), timeout=60)
     assert actions.Response.FromString(answer.reply.payload.value).message == "call call two two"
 
 
 async def test_a_caller_who_leaves_ends_the_generator(careless: grpc.aio.Channel) -> None:
     method: Any = careless.unary_stream("/cloudstate.action.ActionProtocol/handleStreamedOut")
-    call = method(command_of("ProcessStreamedOut", actions.Request()), timeout=20)
+    call = method(command_of("ProcessStreamedOut", actions.Request()), timeout=60)
     assert await call.read()
     call.cancel()
-    assert await asyncio.to_thread(CLOSED.wait, 20)
+    assert await asyncio.to_thread(CLOSED.wait, 60)

@@ -17,8 +17,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from kn_cloudstate.ports import free_port
 from tests.sdks.installs import GOOGLE_APIS, HERE, Sdk, installed
 
-PATIENCE = 60.0
-"""Seconds in which a function must take connections: a virtual machine that shares two cores needs some."""
+PATIENCE = 180.0
+"""Seconds in which a function must take connections: a virtual machine that shares two busy cores needs some."""
 
 
 class FunctionProcess:

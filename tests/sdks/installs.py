@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 GOOGLE_APIS = pathlib.Path(annotations_pb2.__file__).parents[2]
 LIMIT = 900.0
 """Seconds for one step: registries are slow at times."""
+PAUSES = (5.0, 20.0, 60.0)
+"""Seconds after which a download that has failed is tried again: one lost connection must not fail the tests."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,17 @@ def _run(folder: pathlib.Path, *command: str) -> None:
         raise RuntimeError(f"{' '.join(command)}: ended with {error.returncode}:\n{error.stdout[-4000:]}") from None
 
 
+def _download(folder: pathlib.Path, *command: str) -> None:
+    """Run what fetches from a registry and can be run again."""
+    for pause in PAUSES:
+        try:
+            return _run(folder, *command)
+        except RuntimeError as error:
+            print(error, f"trying again in {pause:g} s", sep="\n")
+            time.sleep(pause)
+    return _run(folder, *command)
+
+
 def _protos(folder: pathlib.Path) -> list[str]:
     return sorted(str(path.relative_to(folder / "proto")) for path in (folder / "proto").rglob("*.proto"))
 
@@ -85,14 +99,14 @@ def _python(folder: pathlib.Path) -> None:
     """A virtual environment of its own, and the stubs that its protoc makes."""
     python = "venv/bin/python"
     _run(folder, sys.executable, "-m", "venv", "venv")
-    _run(folder, python, "-m", "pip", "install", "--quiet", "--no-deps", "setuptools==65.5.0", "-r", "requirements.txt")
+    _download(folder, python, "-m", "pip", "install", "--quiet", "--no-deps", "setuptools==65.5.0", "-r", "requirements.txt")
     includes = ["-Iproto", "-Ioptions", f"-I{GOOGLE_APIS}"]
     _run(folder, python, "-m", "grpc_tools.protoc", *includes, "--python_out=.", *_protos(folder))
 
 
 def _node(folder: pathlib.Path) -> None:
     """The packages without their scripts: the SDK's would download protoc; this project's own makes the descriptors instead."""
-    _run(folder, "npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+    _download(folder, "npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     well_known = pathlib.Path(str(importlib.resources.files("grpc_tools") / "_proto"))
     shutil.copytree(well_known, folder / "node_modules/cloudstate/protoc/include")
     includes = ["-Iproto", "-Inode_modules/cloudstate/proto", f"-I{well_known}"]
@@ -102,7 +116,7 @@ def _node(folder: pathlib.Path) -> None:
 
 def _java(version: str) -> Callable[[pathlib.Path], None]:
     maven = ("mvn", "--batch-mode", "--quiet", "--no-transfer-progress")
-    return lambda folder: _run(folder, *maven, f"-Dcloudstate.version={version}", "package")
+    return lambda folder: _download(folder, *maven, f"-Dcloudstate.version={version}", "package")
 
 
 def _java_command(name: str) -> list[str]:

@@ -20,6 +20,7 @@ from tests.sdks.pods import Pods
 from tests.stateful_proxy.processes import PATIENCE, ProxyProcess, until
 
 pytestmark = pytest.mark.timeout(900)
+CALL_LIMIT = 120.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Board:
     async def call(self, method: str, name: str, **fields: Any) -> str:
         channel = self.proxy.channel
         request = message(name)(**fields).SerializeToString()
-        return str(message("Shown").FromString(await channel.unary_unary(f"/shop.Board/{method}")(request, timeout=30)).value)
+        return str(message("Shown").FromString(await channel.unary_unary(f"/shop.Board/{method}")(request, timeout=CALL_LIMIT)).value)
 
     async def show(self, key: str) -> str:
         return await self.call("Show", "Key", key=key)
@@ -188,7 +189,7 @@ async def test_a_streamed_call_ends_from_either_side(pods: Pods) -> None:
     watcher = board.watch("lwwregister/r")
     await watcher.sees("nothing")
     await board.apply("lwwregister/r", Step("", "end"))
-    await asyncio.wait_for(watcher.task, 30)
+    await asyncio.wait_for(watcher.task, CALL_LIMIT)
     assert watcher.last == "end"
     assert await watcher.call.code() == grpc.StatusCode.OK
 

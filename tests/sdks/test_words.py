@@ -36,19 +36,19 @@ async def proxy(request: pytest.FixtureRequest, start: Start) -> AsyncIterator[P
 
 async def test_one_answer(proxy: ProxyProcess) -> None:
     upper = proxy.channel.unary_unary("/shop.Words/Upper")
-    assert [said(answer) for answer in await asyncio.gather(*(upper(text(f"tea {n}"), timeout=30) for n in range(50)))] == [
+    assert [said(answer) for answer in await asyncio.gather(*(upper(text(f"tea {n}"), timeout=120) for n in range(50)))] == [
         f"TEA {n}" for n in range(50)
     ]
 
 
 async def test_several_answers(proxy: ProxyProcess) -> None:
-    call = proxy.channel.unary_stream("/shop.Words/Letters")(text("milk"), timeout=30)
+    call = proxy.channel.unary_stream("/shop.Words/Letters")(text("milk"), timeout=120)
     assert [said(answer) async for answer in call] == ["m", "i", "l", "k"]
     assert await call.code() == grpc.StatusCode.OK
 
 
 async def test_a_conversation(proxy: ProxyProcess) -> None:
-    call = proxy.channel.stream_stream("/shop.Words/Echo")(timeout=30)
+    call = proxy.channel.stream_stream("/shop.Words/Echo")(timeout=120)
     for word in ("one", "two", "three"):
         await call.write(text(word))
         assert said(await call.read()) == word

@@ -33,7 +33,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent
 PORT = int(os.environ.get("DEMO_PORT", "9000"))
 RAMP = (6, 12, 24, 36)
 """Workers of the load, a step each two seconds."""
-PATIENCE = 40.0
+PATIENCE = 120.0
 """Seconds that any one act may take."""
 
 
@@ -72,7 +72,7 @@ class Script:
     async def wake(self) -> float:
         """One command at zero pods; seconds until it was answered."""
         started = time.monotonic()
-        await self.client.get_cart("cart-000", timeout=30)
+        await self.client.get_cart("cart-000", timeout=PATIENCE)
         return time.monotonic() - started
 
     async def act_one(self) -> None:
@@ -109,14 +109,14 @@ class Script:
         self.stage.say("4  load stops: the service goes to zero")
         ledger = await load_process.finish()
         self.figures.max_pods = max(self.figures.max_pods, self.service.loop.state.ready)
-        self.figures.time_to_zero = await self.until("zero pods", lambda: not self.service.pods.pods(), 60)
+        self.figures.time_to_zero = await self.until("zero pods", lambda: not self.service.pods.pods())
         self.figures.shards_moved = self.service.placement.moves_total
         self.stage.say(f"   no pods {self.figures.time_to_zero:.1f} s after the last command; a last command wakes it")
         self.figures.warm_start = await self.wake()
         carts: dict[str, dict[str, int]] = {}
         for start in range(0, len(ledger.carts), 20):
             names = ledger.carts[start : start + 20]
-            found = await asyncio.gather(*(self.client.get_cart(name, timeout=30) for name in names))
+            found = await asyncio.gather(*(self.client.get_cart(name, timeout=PATIENCE) for name in names))
             carts.update(zip(names, found, strict=True))
         verdict = judge(ledger, carts)
         self.stage.say(f"   {len(carts)} carts read back: {verdict.acknowledged} acknowledged, {verdict.lost} lost, {verdict.duplicated} twice")

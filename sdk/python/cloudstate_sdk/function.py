@@ -39,10 +39,11 @@ class Function:
 
     async def serve(self, host: str, port: int, transport: str = "") -> None:
         """Serve until SIGTERM or SIGINT, or until cancelled."""
-        server, bound = await self.start(host, port, transport)
         stopped = asyncio.Event()
+        # before the port opens: whoever finds it open may tell this process to end
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        server, bound = await self.start(host, port, transport)
         log.info("%s serves on %s:%d", self._name, host, bound)
         try:
             await stopped.wait()

@@ -19,7 +19,8 @@ import (
 
 const (
 	dialTimeout = 2 * time.Second
-	patience    = 10 * time.Second // for an endpoint that takes a connection
+	patience    = 30 * time.Second // for an endpoint that takes a connection
+	silence     = 20 * time.Second // after which a peer that answers no ping counts as gone; a busy machine may pause it for seconds
 	pause       = 20 * time.Millisecond
 )
 
@@ -45,7 +46,7 @@ func newProxy(t *table, b *backends) *proxy {
 			AllowHTTP:          true,
 			DisableCompression: true,
 			ReadIdleTimeout:    5 * time.Second,
-			PingTimeout:        5 * time.Second,
+			PingTimeout:        silence,
 			DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 				return dialer.DialContext(ctx, network, address)
 			},

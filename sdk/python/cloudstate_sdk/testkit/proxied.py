@@ -28,7 +28,7 @@ from google.protobuf.message import Message
 from cloudstate_sdk.definition import definition_of
 from cloudstate_sdk.function import Function
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that the proxy may take to start, to end, and to answer a call."""
 
 
