@@ -30,7 +30,7 @@ def quotas(percentages: Mapping[str, float], shard_count: int) -> dict[str, int]
     for name in sorted(live, key=lambda name: result[name] - exact[name])[: max(0, owed)]:
         result[name] += 1
     while sum(result.values()) > shard_count:
-        largest = max(by_weight, key=lambda name: result[name] - exact[name] if result[name] > 1 else -1.0)
+        largest = max((name for name in by_weight if result[name] > 1), key=lambda name: result[name] - exact[name])
         result[largest] -= 1
     return {name: result.get(name, 0) for name in percentages}
 

@@ -170,7 +170,7 @@ async def test_our_controllers_restart_one_by_one_under_load(cart: Carts, cluste
     async with cart.load(carts=8):
         await soon(lambda: cart.ledger.total > 50, "load")
         for component in ("revision-controller", "autoscaler", "activator"):
-            product.restart(component)
+            await asyncio.to_thread(product.restart, component)  # the load goes on meanwhile
             acknowledged = cart.ledger.total
             await soon(lambda was=acknowledged: cart.ledger.total > was + 100, f"commands going on after the {component}'s restart")
     assert cart.ledger.errors == []
