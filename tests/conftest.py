@@ -1,4 +1,4 @@
-"""What tests of several packages share: real Redis servers."""
+"""What tests of several packages share: real Redis servers, and properties that are not judged by their speed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kn_cloudstate.ports import free_port
 
 PATIENCE = 30.0
+
+# An example that takes long says something of the machine and nothing of what is tested.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
