@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVICE = "com.example.shoppingcart.ShoppingCart"
 NAME = "test/cart"
 SHARDS = 32
-PATIENCE = 30.0
+PATIENCE = 60.0
 WITHOUT = importlib.util.find_spec("cloudstate_engine") is None and not os.environ.get("CI")
 """The engine was not built here, which is fine anywhere but where everything is checked."""
 BACKENDS = ["grpcio", pytest.param("native", marks=pytest.mark.skipif(WITHOUT, reason="no wheel"))]
@@ -78,7 +78,7 @@ class ProxyProcess:
 
     def page(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -92,7 +92,7 @@ class ProxyProcess:
     async def call(self, method: str, request: bytes, **metadata: str) -> bytes:
         headers = [(name.replace("_", "-"), value) for name, value in metadata.items()]
         call: Any = self.channel.unary_unary(f"/{SERVICE}/{method}")
-        return bytes(await call(request, timeout=20, metadata=headers))
+        return bytes(await call(request, timeout=PATIENCE, metadata=headers))
 
     def figure(self, name: str) -> float:
         """A figure of the metrics page."""
