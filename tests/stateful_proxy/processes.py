@@ -17,6 +17,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from autoscaler.placement.service import ServicePlacement
 from kn_cloudstate.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -103,3 +104,14 @@ class ProxyProcess:
         if self.process.returncode is None:
             self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), PATIENCE)
+
+
+async def shared(placement: ServicePlacement, *proxies: ProxyProcess) -> None:
+    """Wait until the proxies have every shard among them, about as many each, and none moves: who calls while one moves may have to call again."""
+
+    def so() -> bool:
+        owned = [set(proxy.owned()) for proxy in proxies]
+        moving = any(entry.next for entry in placement.map.entries)
+        return not moving and len(set().union(*owned)) == SHARDS == sum(map(len, owned)) and min(map(len, owned)) >= SHARDS // len(proxies) - 4
+
+    await until(so, "they share the shards")

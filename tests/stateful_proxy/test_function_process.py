@@ -20,7 +20,7 @@ from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.cloudstate import entity_pb2
 from stateful_proxy.service import TAKEN
 from tests.stateful_proxy.functions import Function, spec
-from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, SHARDS, ProxyProcess, until
+from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, SHARDS, ProxyProcess, shared, until
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -223,7 +223,7 @@ async def test_a_function_that_comes_back_as_another_ends_the_proxy(proxy_of: Ma
 async def test_shards_of_a_proxy_whose_function_is_another_go_to_the_next(proxy_of: Make, function: Function) -> None:
     store = MemoryJournal(NAME, SHARDS)
     journal, leader = JournalServer(lambda keyspace, shards: store), CoordinationServer(asyncio.get_running_loop().time)
-    leader.add_service(NAME, SHARDS, ["s"], "r1")
+    placement = leader.add_service(NAME, SHARDS, ["s"], "r1")
     coordinates = {
         "CLOUDSTATE_JOURNAL": f"remote:127.0.0.1:{await journal.start('127.0.0.1', 0)}",
         "CLOUDSTATE_COORDINATOR": f"127.0.0.1:{await leader.start('127.0.0.1', 0)}",
@@ -239,13 +239,15 @@ async def test_shards_of_a_proxy_whose_function_is_another_go_to_the_next(proxy_
         keys = [b"%d" % n for n in range(40)]
         assert await asyncio.gather(*(count(first, key=key) for key in keys)) == [1] * len(keys)
         second = await proxy_of(steady.port, CLOUDSTATE_POD="p2", **coordinates).start()
-        await until(lambda: len(second.owned()) >= 8, "both own shards")
+        await shared(placement, first, second)
+        again = await asyncio.gather(*(count(first, key=key) for key in keys))
+        assert again == [2] * len(keys), "and the first has entities in memory: it notices by their streams that its function goes"
         await function.stop()
         function.says = spec(method="Tally")
         await function.start()
         assert await asyncio.wait_for(first.process.wait(), PATIENCE) == 1
         await until(lambda: len(second.owned()) == SHARDS, "the other owns every shard")
-        assert await asyncio.gather(*(count(second, key=key) for key in keys)) == [2] * len(keys)
+        assert await asyncio.gather(*(count(second, key=key) for key in keys)) == [3] * len(keys)
     finally:
         task.cancel()
         await leader.stop()

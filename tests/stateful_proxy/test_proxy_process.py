@@ -22,7 +22,7 @@ from cloudstate_core.journal.memory import MemoryJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.grpc.reflection.v1alpha import reflection_pb2
 from kn_cloudstate.ports import free_port
-from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, ROOT, SERVICE, SHARDS, ProxyProcess, until
+from tests.stateful_proxy.processes import BACKENDS, NAME, PATIENCE, ROOT, SERVICE, SHARDS, ProxyProcess, shared, until
 
 
 class Cart:
@@ -156,15 +156,9 @@ async def test_alone(function: int, backend: str) -> None:
     assert code == 0
 
 
-async def halved(first: ProxyProcess, second: ProxyProcess) -> None:
-    """Wait until no more shard is to move: who calls while one moves may have to call again."""
-    await until(lambda: len(first.owned()) == len(second.owned()) == SHARDS // 2, "each owns its half of the shards")
-
-
 async def test_every_proxy_serves_every_key(cluster: Cluster) -> None:
     first, second = await cluster.proxy("p1"), await cluster.proxy("p2")
-    await halved(first, second)
-    assert not set(first.owned()) & set(second.owned())
+    await shared(cluster.placement, first, second)
     cart = await descriptors(first)
     users = [f"user-{number}" for number in range(60)]
     await asyncio.gather(*(proxy.call("AddItem", cart.adding(user)) for user in users for proxy in (first, second)))
@@ -234,7 +228,7 @@ async def test_nothing_acknowledged_is_lost_or_done_twice_when_a_proxy_ends(clus
 
 async def test_a_paused_proxy_comes_back_and_serves_nothing_old(cluster: Cluster) -> None:
     first, second = await cluster.proxy("p1"), await cluster.proxy("p2")
-    await halved(first, second)
+    await shared(cluster.placement, first, second)
     shopper = Shopper(await descriptors(second), [second])
     users = [f"user-{number}" for number in range(20)]
     await asyncio.gather(*(second.call("AddItem", shopper.cart.adding(user)) for user in users))
