@@ -17,13 +17,14 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from autoscaler.placement.service import ServicePlacement
 from kn_cloudstate.ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVICE = "com.example.shoppingcart.ShoppingCart"
 NAME = "test/cart"
 SHARDS = 32
-PATIENCE = 30.0
+PATIENCE = 60.0
 WITHOUT = importlib.util.find_spec("cloudstate_engine") is None and not os.environ.get("CI")
 """The engine was not built here, which is fine anywhere but where everything is checked."""
 BACKENDS = ["grpcio", pytest.param("native", marks=pytest.mark.skipif(WITHOUT, reason="no wheel"))]
@@ -78,7 +79,7 @@ class ProxyProcess:
 
     def page(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -92,7 +93,7 @@ class ProxyProcess:
     async def call(self, method: str, request: bytes, **metadata: str) -> bytes:
         headers = [(name.replace("_", "-"), value) for name, value in metadata.items()]
         call: Any = self.channel.unary_unary(f"/{SERVICE}/{method}")
-        return bytes(await call(request, timeout=20, metadata=headers))
+        return bytes(await call(request, timeout=PATIENCE, metadata=headers))
 
     def figure(self, name: str) -> float:
         """A figure of the metrics page."""
@@ -103,3 +104,14 @@ class ProxyProcess:
         if self.process.returncode is None:
             self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), PATIENCE)
+
+
+async def shared(placement: ServicePlacement, *proxies: ProxyProcess) -> None:
+    """Wait until the proxies have every shard among them, about as many each, and none moves: who calls while one moves may have to call again."""
+
+    def so() -> bool:
+        owned = [set(proxy.owned()) for proxy in proxies]
+        moving = any(entry.next for entry in placement.map.entries)
+        return not moving and len(set().union(*owned)) == SHARDS == sum(map(len, owned)) and min(map(len, owned)) >= SHARDS // len(proxies) - 4
+
+    await until(so, "they share the shards")

@@ -80,6 +80,8 @@ class Consumers:
 
 @pytest.fixture
 def consumers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Consumers:
+    """No time passes but that which a test lets pass: the cursor would be saved each second."""
+    monkeypatch.setattr(event_log.time, "monotonic", lambda: 1_000.0)
     monkeypatch.setattr(event_log.random, "random", lambda: 0.5)
     return Consumers(bench, CARTS)
 

@@ -16,7 +16,7 @@ from cloudstate_core.pb.grpc.reflection.v1alpha import reflection_pb2
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds after which a call fails."""
 
 

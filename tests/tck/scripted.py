@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from cloudstate_core.pb.cloudstate import action_pb2, crdt_pb2, entity_pb2, event_sourced_pb2, value_entity_pb2
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds to wait for what must come; nothing waits that long when all is well."""
 EVENT_SOURCED = "/cloudstate.eventsourced.EventSourced/handle"
 VALUE_ENTITY = "/cloudstate.valueentity.ValueEntity/handle"

@@ -18,6 +18,8 @@ from tests.tck import models
 from tests.tck.client import Client
 from tests.tck.scripted import ScriptedFunction
 
+LONG = {"CLOUDSTATE_PASSIVATION_TIMEOUT": "1h"}
+"""No entity leaves memory in the middle of a case, unless its own time is shorter: see models.PASSIVATION."""
 ABANDONED = "cloudstate_calls_abandoned_total"
 """Figure of a proxy: calls whose callers left before their answer."""
 
@@ -39,7 +41,7 @@ async def started(folder: pathlib.Path, journal: str = "memory:", steady: bool =
         pytest.skip("no wheel of the engine")
     function = ScriptedFunction(models.spec(), free_port(), steady)
     await function.start()
-    proxy = ProxyProcess(function.port, "native", CLOUDSTATE_JOURNAL=journal, **environment)
+    proxy = ProxyProcess(function.port, "native", **{"CLOUDSTATE_JOURNAL": journal, **LONG, **environment})
     client, log = Client(proxy.data), folder / "proxy.log"
     try:
         with log.open("wb") as output:

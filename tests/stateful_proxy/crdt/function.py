@@ -19,7 +19,7 @@ from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.pb.cloudstate import crdt_pb2, entity_pb2
 from kn_cloudstate.ports import free_port
 from stateful_proxy.service import CRDT
-from tests.stateful_proxy.processes import NAME, SHARDS, ProxyProcess
+from tests.stateful_proxy.processes import NAME, PATIENCE, SHARDS, ProxyProcess
 
 KEY_OPTION = b"\xc0\x43\x01"
 
@@ -151,6 +151,10 @@ class Link:
             writer.transport.abort()
             return
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        if self._cut:  # meanwhile
+            writer.transport.abort()
+            back.transport.abort()
+            return
         await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -220,7 +224,7 @@ class CrdtCluster:
 async def add(proxy: ProxyProcess, key: str, number: int) -> int:
     """Add to a counter; what it was at that proxy then."""
     method: Any = proxy.channel.unary_unary("/t.C/Add")
-    return number_in(await method(request(key, number), timeout=20, wait_for_ready=True))
+    return number_in(await method(request(key, number), timeout=PATIENCE, wait_for_ready=True))
 
 
 class Watcher:

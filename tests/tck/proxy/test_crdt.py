@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 
 import grpc
@@ -214,6 +213,4 @@ async def test_verify_passivation_timeout(function: ScriptedFunction, client: Cl
     await stream.expect(Cr.command(key, 1, "Call", pb.Request(id=key)))
     await stream.send(Cr.reply(1, reply(pb.Response())))
     assert await answer == pb.Response()
-    answered = time.monotonic()
-    await stream.expect_closed()
-    assert time.monotonic() - answered < 2, "its timeout is 100 ms"
+    await stream.expect_closed()  # by its own timeout: that of the proxy is an hour

@@ -1,10 +1,12 @@
-"""The turns of proxy and function on a CRDT's stream: many commands at once, streamed ones, cancellations, passivation, deletion, failures."""
+"""The turns of proxy and function on a CRDT's stream: many commands at once, streamed ones, cancellations, passivation, deletion, failures.
+
+An entity whose commands are all answered may leave memory at any moment, so the next command of a case comes before the last answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
-import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -91,7 +93,6 @@ async def test_commands_are_answered_in_any_order(function: ScriptedFunction, cl
     assert await first == state(3)
     await stream.send(Cr.reply(2, reply(state(3))))
     assert await second == state(3)
-    await silent(stream)
     await stream.expect_closed()
 
 
@@ -107,29 +108,31 @@ async def test_a_streamed_command_whose_answer_does_not_stream_ends_with_it(func
 
 async def test_the_function_ends_a_streamed_command(function: ScriptedFunction, client: Client, key: str) -> None:
     """With a last message or without; no cancellation follows."""
-    for number, last in ((1, reply(state(2))), (2, None)):
-        exchange = watch(client, key)
-        if number == 1:
-            stream = await opened(function, key)
-        await watched(stream, key, number)
+    first = watch(client, key)
+    stream = await opened(function, key)
+    await watched(stream, key, 1)
+    second = watch(client, key)
+    await watched(stream, key, 2)
+    for number, exchange, last in ((1, first, reply(state(2))), (2, second, None)):
         await stream.send(Cr.reply(number, reply(state(0)), streamed=True), Cr.message(number, reply(state(1))), Cr.message(number, last, end=True))
         assert [await exchange.read() for _ in range(2 if last is None else 3)] == [state(0), state(1), state(2)][: 2 if last is None else 3]
         await exchange.expect_end()
     await stream.expect_closed()
 
 
-async def test_a_caller_who_leaves_before_the_reply(function: ScriptedFunction, client: Client, key: str) -> None:
+async def test_a_caller_who_leaves_before_the_reply(world: World, function: ScriptedFunction, client: Client, key: str) -> None:
     """The cancellation comes when the function has replied, and once."""
+    abandoned = world.proxy.figure(ABANDONED)
     exchange = watch(client, key)
     stream = await opened(function, key)
     await watched(stream, key, 1)
     exchange.cancel()
-    await silent(stream)
+    await until(lambda: world.proxy.figure(ABANDONED) == abandoned + 1, "the proxy knows")
+    answer = process(client, key)
+    await asked(stream, key, 2)
     await stream.send(Cr.reply(1, None, streamed=True))
     await stream.expect(Cr.cancelled(key, 1))
     await stream.send(Cr.message(1, reply(state(0))), Cr.cancel_response(1, add(5)))
-    answer = process(client, key)
-    await asked(stream, key, 2)
     await stream.send(Cr.reply(2, reply(state(5))))
     assert await answer == state(5)
     await stream.expect_closed()
@@ -160,12 +163,16 @@ async def test_a_cancellation_that_is_not_answered_blocks_nothing(function: Scri
     await watched(stream, key, 1)
     await stream.send(Cr.reply(1, reply(state(0)), streamed=True))
     assert await exchange.read() == state(0)
+    waiting = process(client, key)
+    await asked(stream, key, 2)
     exchange.cancel()
     await stream.expect(Cr.cancelled(key, 1))
     answer = process(client, key)
-    await asked(stream, key, 2)
-    await stream.send(Cr.reply(2, reply(state(1)), add(1)))
+    await asked(stream, key, 3)
+    await stream.send(Cr.reply(3, reply(state(1)), add(1)))
     assert await answer == state(1)
+    await stream.send(Cr.reply(2, reply(state(1))))
+    assert await waiting == state(1)
     await stream.expect_closed()
 
 
@@ -194,9 +201,7 @@ async def test_an_open_stream_keeps_the_entity_in_memory(function: ScriptedFunct
     exchange.cancel()
     await stream.expect(Cr.cancelled(key, 1))
     await stream.send(Cr.cancel_response(1))
-    left = time.monotonic()
     await stream.expect_closed()
-    assert time.monotonic() - left < 5
 
 
 def text(value: str) -> any_pb2.Any:
@@ -249,11 +254,13 @@ async def test_a_value_comes_back_after_passivation(
 ) -> None:
     """As the difference to nothing, whatever led to it; and after its deletion there is none."""
     key = f"{kind}-{key}"
-    for number, update in enumerate(updates, 1):
-        answer = process(client, key)
-        if number == 1:
-            stream = await opened(function, key)
+    answers = [process(client, key)]
+    stream = await opened(function, key)
+    await asked(stream, key, 1)
+    for number in range(2, len(updates) + 1):
+        answers.append(process(client, key))
         await asked(stream, key, number)
+    for number, (update, answer) in enumerate(zip(updates, answers, strict=True), 1):
         await stream.send(Cr.reply(number, reply(pb.Response()), update))
         await answer
     await stream.expect_closed()
@@ -275,12 +282,12 @@ async def test_another_type_than_it_has_is_refused(function: ScriptedFunction, c
     answer = process(client, key)
     stream = await opened(function, key)
     await asked(stream, key, 1)
+    second = process(client, key)
+    await asked(stream, key, 2)
     await stream.send(Cr.reply(1, reply(state(1)), add(1)))
     await answer
-    answer = process(client, key)
-    await asked(stream, key, 2)
     await stream.send(Cr.reply(2, reply(state(1)), crdt.CrdtDelta(flag=crdt.FlagDelta(value=True))))
-    assert (await outcome(answer))[0] is UNKNOWN
+    assert (await outcome(second))[0] is UNKNOWN
     assert "FLAG" in await function.report(), "the function is told"
     await function.forget()
 

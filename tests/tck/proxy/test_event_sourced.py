@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import grpc
 import pytest
@@ -178,6 +177,4 @@ async def test_verify_passivation_timeout(function: ScriptedFunction, client: Cl
     await stream.expect(Es.command(key, 1, "Call", pb.Request(id=key)))
     await stream.send(Es.reply(1, reply(response("configured"))))
     assert await answer == response("configured")
-    answered = time.monotonic()
-    await stream.expect_closed()
-    assert time.monotonic() - answered < 2, "its timeout is 100 ms"
+    await stream.expect_closed()  # by its own timeout: that of the proxy is an hour
