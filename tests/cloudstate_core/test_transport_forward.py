@@ -12,6 +12,7 @@ import pytest
 
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Outcome
+from tests.cloudstate_core.conftest import DEADLINES
 
 
 def outcomes(bench: Any, count: int = 1) -> list[Any]:
@@ -188,12 +189,20 @@ def test_a_cancel_in_the_batch_of_the_forward_still_ends_it_once(bench: Any, pee
 def test_the_deadline_travels_and_ends_the_forward(bench: Any, peers: Any, channel: Any) -> None:
     peer = peers()
     bench.policy = bench.forwarding(bench.transport.connect(peer.target))
-    with pytest.raises(grpc.RpcError) as failure:
-        channel(bench.listen(peek=True)).unary_unary("/test/Slow")(b"m", timeout=0.5)
-    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    method = channel(bench.listen(peek=True)).unary_unary("/test/Slow")
+    for seconds in DEADLINES:
+        with pytest.raises(grpc.RpcError) as failure:
+            method(b"m", timeout=seconds)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if peer.seen:  # else it has passed on the way there
+            break
     assert peer.cancelled.wait(30)
+    calls = [event[1] for event in bench.of(api.CALL)]
+    bench.until(lambda: len(bench.of(api.FORWARDED, api.CALL_CANCELLED)) >= len(calls), "each has ended")
+    bench.settled()
+    assert sorted(event[1] for event in bench.of(api.FORWARDED, api.CALL_CANCELLED)) == calls
     # Caller and peer end at the same deadline: whichever is heard of first decides what the forward came to.
-    assert outcomes(bench)[0][0] in (Outcome.CANCELLED, Outcome.DELIVERED)
+    assert bench.of(api.FORWARDED)[-1][3][0] in (Outcome.CANCELLED, Outcome.DELIVERED)
 
 
 def test_a_stream_passes_both_ways_while_both_are_open(bench: Any, peers: Any, channel: Any) -> None:
