@@ -12,10 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kn_cloudstate.ports import free_port
 
-PATIENCE = 30.0
+PATIENCE = 60.0
+
+# Properties are not about time: one pause of a shared machine must not be taken for a slow example or a slow strategy.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
@@ -79,6 +84,10 @@ def redis_servers() -> Iterator[Callable[..., RedisServer]]:
             pytest.fail("redis-server is not installed: it must be where CI runs")
         pytest.skip("redis-server is not installed here; with CI set this is a failure")
     with contextlib.ExitStack() as stack:
+        # A pause of a shared machine must not be taken for a server that is lost; tests of lost servers set limits of their own.
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for limit in ("CONNECT_LIMIT", "ANSWER_LIMIT"):
+            patch.setattr(f"cloudstate_core.journal.redis_link.{limit}", PATIENCE)
 
         def start(*options: str) -> RedisServer:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-"))
