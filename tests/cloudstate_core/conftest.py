@@ -50,7 +50,7 @@ LIMITS = {
         }
     ),
 }
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a condition that has not come is a failure."""
 DEADLINES = (0.3, 3.0, 20.0)
 """Seconds to try in turn where a call must get somewhere and run out of its time there: on a busy machine a short time is over before."""

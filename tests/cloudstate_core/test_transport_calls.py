@@ -32,7 +32,7 @@ def test_a_burst_that_the_callback_thread_has_not_seen_yet_is_answered_whole(ben
     method = channel(port).unary_unary("/test/Echo")
     assert method(b"first", timeout=30) == b"first"
     bench.transport.post(lambda: busy.wait(30) and None)
-    waiting = [method.future(b"%d" % n, timeout=60) for n in range(4000)]
+    waiting = [method.future(b"%d" % n, timeout=100) for n in range(4000)]
     busy.set()
     assert [future.result() for future in waiting] == [b"%d" % n for n in range(4000)]
 
