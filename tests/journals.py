@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from cloudstate_core.journal.api import Activate, Active, Append, Claim, Claimed, EntityKey, Journal, Operation, Outcome, Token, Value
 
 CART = EntityKey("cart", "ann")
-PATIENCE = 30
+PATIENCE = 60
 """Seconds until an answer must be there."""
 
 

@@ -6,6 +6,8 @@ One asyncio loop in a thread of its own carries everything. Limits, told rather 
   forward of plain HTTP is answered 501.
 * `:authority` of a gRPC call is not told by grpc.aio: picked, it is b''. A forwarded call carries grpc's own user-agent.
 * Whether a lost call was processed is read from grpc's error text (`grpcio_wire`); `stats().connections` is 0.
+* A caller that leaves amid its request is told apart from one that has ended it by what grpc tells right after; to an upstream that the call
+  was forwarded to, the end of its request may come before the cancellation.
 * `max_header_bytes` binds a peer once it has acknowledged the connection's settings; before that grpc's own 16 MiB do.
 * A drain leaves admin ports open until `stop`, so that probes and metrics are answered; calls open after its grace are cancelled.
 """

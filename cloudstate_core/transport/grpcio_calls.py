@@ -21,6 +21,8 @@ from cloudstate_core.transport.grpcio_streams import Upstream
 
 PEEK_PATIENCE = 0.01
 """Seconds that a listener waits for the first message before it tells the call without it."""
+LEAVE_PATIENCE = 0.02
+"""Seconds that the end of a request waits for word that the caller has left: grpc tells a reader of messages of both alike, and only then which."""
 
 
 class Calls:
@@ -98,8 +100,15 @@ class Calls:
 
     async def _tell_first(self, call: Call) -> None:
         message = await call.requests.get(0)
+        if message is None:
+            await self._left(call)
         if self.get(call.number) is call and not call.context.cancelled():
             self._loop.emit((api.CALL_MESSAGE, call.number, message or b"", None))
+
+    async def _left(self, call: Call) -> None:
+        """Give a caller whose messages have ended the time to turn out to have left, lest half a request be taken for a whole one."""
+        if call.task is not None:
+            await asyncio.wait({call.task}, timeout=LEAVE_PATIENCE)
 
     def limit(self, call: int, seconds: float) -> None:
         """End it in `seconds`."""
@@ -162,6 +171,8 @@ class Calls:
         while True:
             await call.unpaused.wait()
             message = await call.requests.get(index)
+            if message is None:
+                await self._left(call)
             await call.unpaused.wait()
             if call.number not in self._calls:
                 break

@@ -20,12 +20,15 @@ from cloudstate_core.transport import api, grpcio_wire
 from cloudstate_core.transport.api import Header
 from cloudstate_core.transport.grpcio_loop import EventLoop
 
+CONNECT_LIMIT = 5_000
+"""Milliseconds that a connection may take until the peer has greeted. By its name grpc's option is about pauses, but an attempt has no longer than
+it says, and a peer may be far away or busy; one that refuses is still found out at once."""
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_metadata_size", 1 << 20),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_LIMIT),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),

@@ -96,7 +96,9 @@ pub enum Event {
     Forwarded(u64, End),
     /// Nothing waits any more on a call or stream.
     Drained(u64),
-    Timer(Py<PyAny>),
+    /// A timer has gone off, unless policy forgets it before it is told.
+    Timer(u64),
+    Callback(Py<PyAny>),
 }
 
 /// What the I/O thread owns.

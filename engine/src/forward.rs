@@ -260,16 +260,11 @@ async fn pump(intake: &mut Intake, mut tx: SendStream<Bytes>, replayable: &Cell<
         } else {
             replayable.set(false);
         }
-        if poll_fn(|context| poll_write(&mut tx, &mut chunk, intake.ended, context))
-            .await
-            .is_err()
-        {
-            // The upstream wants no more; its answer tells why. What is still to come is not read, so not replayable.
-            replayable.set(replayable.get() && intake.ended);
-            return;
-        }
+        let written = poll_fn(|context| poll_write(&mut tx, &mut chunk, intake.ended, context)).await;
         let _ = intake.body.flow_control().release_capacity(size);
-        if intake.ended {
+        // An upstream that wants no more has an answer that tells why. What it did not take is kept, and what is still to come waits unread:
+        // if the answer is a refusal, another attempt has it all.
+        if written.is_err() || intake.ended {
             return;
         }
     }

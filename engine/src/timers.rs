@@ -16,6 +16,8 @@ const LONGEST: f64 = 946_080_000.0;
 pub struct Timers {
     due: RefCell<BTreeMap<(Instant, u64), Py<PyAny>>>,
     when: RefCell<HashMap<u64, Instant>>,
+    /// Timers that have gone off and are not told yet: what is told before them may still forget them.
+    ringing: RefCell<HashMap<u64, Py<PyAny>>>,
     changed: Notify,
 }
 
@@ -37,25 +39,35 @@ impl Timers {
         if let Some(when) = self.when.borrow_mut().remove(&id) {
             self.due.borrow_mut().remove(&(when, id));
         }
+        self.take(id);
+    }
+
+    /// The callback of a timer that has gone off; None when it was forgotten since.
+    pub fn take(&self, id: u64) -> Option<Py<PyAny>> {
+        self.ringing.borrow_mut().remove(&id)
     }
 
     pub fn clear(&self) {
         self.when.borrow_mut().clear();
         self.due.borrow_mut().clear();
+        self.ringing.borrow_mut().clear();
     }
 
     fn next(&self) -> Option<Instant> {
         self.due.borrow().first_key_value().map(|((when, _), _)| *when)
     }
 
-    fn take_due(&self, now: Instant) -> Option<Py<PyAny>> {
+    /// Let the first timer that is due go off; its id.
+    fn ring(&self, now: Instant) -> Option<u64> {
         let mut due = self.due.borrow_mut();
         let first = due.first_entry()?;
-        if first.key().0 > now {
+        let (when, id) = *first.key();
+        if when > now {
             return None;
         }
-        self.when.borrow_mut().remove(&first.key().1);
-        Some(first.remove())
+        self.when.borrow_mut().remove(&id);
+        self.ringing.borrow_mut().insert(id, first.remove());
+        Some(id)
     }
 }
 
@@ -71,8 +83,8 @@ pub async fn run(core: Rc<Core>) {
             },
         }
         let now = Instant::now();
-        while let Some(callback) = timers.take_due(now) {
-            core.emit(Event::Timer(callback));
+        while let Some(id) = timers.ring(now) {
+            core.emit(Event::Timer(id));
         }
     }
 }

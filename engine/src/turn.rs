@@ -98,11 +98,11 @@ fn deliver(py: Python<'_>, core: &Rc<Core>, policy: &mut Policy, callbacks: Vec<
         .map(|f| f.clone_ref(py));
     let Some(on_batch) = on_batch else { return }; // not started: events wait
     let events = std::mem::take(&mut *core.events.borrow_mut());
-    let mut timers = Vec::new();
+    let mut after = Vec::new();
     let mut told = Vec::with_capacity(events.len());
     for event in events {
         match event {
-            Event::Timer(callback) => timers.push(callback),
+            Event::Timer(_) | Event::Callback(_) => after.push(event),
             event => match to_python(py, core, policy, event) {
                 Ok(Some(event)) => told.push(event),
                 Ok(None) => {}
@@ -117,8 +117,15 @@ fn deliver(py: Python<'_>, core: &Rc<Core>, policy: &mut Policy, callbacks: Vec<
         let result = PyList::new(py, told).and_then(|batch| on_batch.call1(py, (batch,)));
         policy.log(py, result);
     }
-    for callback in timers {
-        policy.log(py, callback.call0(py));
+    for event in after {
+        let callback = match event {
+            Event::Timer(id) => core.timers.take(id),
+            Event::Callback(callback) => Some(callback),
+            _ => None,
+        };
+        if let Some(callback) = callback {
+            policy.log(py, callback.call0(py));
+        }
     }
 }
 
@@ -153,7 +160,7 @@ fn to_python<'py>(py: Python<'py>, core: &Core, policy: &mut Policy, event: Even
             (FORWARDED, id, none(), (outcome.clone_ref(py), text)).into_pyobject(py)?
         }
         Event::Drained(id) => (DRAINED, id, none(), py.None()).into_pyobject(py)?,
-        Event::Timer(_) => return Ok(None),
+        Event::Timer(_) | Event::Callback(_) => return Ok(None),
     };
     Ok(Some(event))
 }
@@ -207,5 +214,5 @@ pub async fn drain(core: Rc<Core>, grace: std::time::Duration, done: Py<PyAny>) 
         soon.min(deadline),
     )
     .await;
-    core.emit(Event::Timer(done));
+    core.emit(Event::Callback(done));
 }

@@ -21,10 +21,12 @@ from autoscaler.coordination import CoordinationServer, RevisionSpec
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from kn_cloudstate.ports import free_port
 
-LIMIT = 30.0
+LIMIT = 60.0
 BACKENDS = ["grpcio", *(["native"] if importlib.util.find_spec("cloudstate_engine") is not None else [])]
 native_only = pytest.mark.parametrize("door", [b for b in BACKENDS if b == "native"], indirect=True)
 LARGE = 32 * 1024 * 1024
+TIMEOUTS = (1, 5, 20)
+"""Seconds to try in turn where an answer must begin and then run out of its time: on a busy machine a short time is over before."""
 
 
 class RpcPod:
@@ -218,6 +220,10 @@ class Door:
 RPC = (("knative-serving-namespace", "shop"), ("knative-serving-revision", "rpc-1"))
 
 
+DRAIN = {"test_a_drain_serves_on_then_lets_open_ones_end": 16, "test_an_idle_activator_ends_at_once": 600}
+LINGER = {"test_a_drain_serves_on_then_lets_open_ones_end": 6}
+
+
 @pytest.fixture(params=BACKENDS)
 async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
     """Both services are at zero."""
@@ -231,8 +237,8 @@ async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
         "ACTIVATOR_HTTP_PORT": str(found.http),
         "ACTIVATOR_H2C_PORT": str(found.h2c),
         "ACTIVATOR_ADMIN_PORT": str(found.admin),
-        "ACTIVATOR_DRAIN_SECONDS": "4",
-        "ACTIVATOR_LINGER_SECONDS": str(getattr(request.module, "LINGER", {}).get(request.node.originalname, 0)),
+        "ACTIVATOR_DRAIN_SECONDS": str(DRAIN.get(request.node.originalname, 4)),
+        "ACTIVATOR_LINGER_SECONDS": str(LINGER.get(request.node.originalname, 0)),
         "CLOUDSTATE_COORDINATOR": f"localhost:{found.leader_port}",
         "CLOUDSTATE_TRANSPORT": request.param,
     }
@@ -253,7 +259,6 @@ async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
         await found.leader.stop()
 
 
-LINGER = {"test_a_drain_serves_on_then_lets_open_ones_end": 2}
 
 
 # gRPC -------------------------------------------------------------------------------------------------------------------
@@ -322,11 +327,19 @@ async def test_the_revisions_timeout_ends_calls_and_streams(door: Door) -> None:
     await door.limit("rpc", timeout=1)
     async with door.channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as late:
-            await channel.unary_unary("/any.Thing/Slow")(b"", metadata=RPC, timeout=LIMIT)
+            await channel.unary_unary("/any.Thing/Slow")(b"", metadata=RPC)
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        call = channel.unary_stream("/any.Thing/Slow")(b"m", metadata=RPC, timeout=LIMIT)
-        assert await call.read() == b"m"
-        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        for seconds in TIMEOUTS:
+            await door.limit("rpc", timeout=seconds)
+            call = channel.unary_stream("/any.Thing/Slow")(b"m", metadata=RPC)
+            found = []
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for message in call:
+                    found.append(message)
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if found:  # else the time was over before the answer began
+                break
+        assert found == [b"m"]
     await door.until_metric("kn_revision_request_concurrency", 0)
 
 
@@ -363,7 +376,9 @@ async def test_a_pods_limit_holds(door: Door) -> None:
     async with door.session() as session:
         calls = [asyncio.create_task(session.get("/slow")) for _ in range(10)]
         await door.until_metric("kn_revision_request_queued", 6)
-        assert (door.web.now, door.web2.now) == (2, 2)
+        async with asyncio.timeout(LIMIT):
+            while (door.web.now, door.web2.now) != (2, 2):  # sent, and perhaps on their way
+                await asyncio.sleep(0.02)
         door.web.release.set()
         door.web2.release.set()
         assert [(await call).status for call in calls] == [200] * 10
@@ -377,13 +392,25 @@ async def test_the_revisions_timeout_is_504_or_cuts_the_answer(door: Door) -> No
     async with door.session() as session:
         async with session.get("/slow") as answer:
             assert (answer.status, "deadline" in await answer.text()) == (504, True)
-        async with session.get("/drip") as answer:
-            assert answer.status == 200
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await answer.read()
-        async with session.ws_connect("/ws") as channel:
-            assert await channel.receive_str() == "hello"
-            assert (await channel.receive()).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.ERROR)
+        for seconds in TIMEOUTS:
+            await door.limit("web", timeout=seconds)
+            async with session.get("/drip") as answer:
+                if answer.status == 200:
+                    with pytest.raises(aiohttp.ClientPayloadError):
+                        await answer.read()
+                    break
+                assert answer.status == 504
+        assert answer.status == 200
+        for seconds in TIMEOUTS:
+            await door.limit("web", timeout=seconds)
+            said: list[aiohttp.WSMessage] = []
+            with contextlib.suppress(aiohttp.WSServerHandshakeError):
+                async with session.ws_connect("/ws") as channel:
+                    said = [await channel.receive(), await channel.receive()]
+            if said and said[0].type is aiohttp.WSMsgType.TEXT:
+                break
+        assert said[0].data == "hello"
+        assert said[1].type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.ERROR)
     await door.until_metric("kn_revision_request_concurrency", 0)
 
 
@@ -455,4 +482,4 @@ async def test_a_drain_serves_on_then_lets_open_ones_end(door: Door) -> None:
 async def test_an_idle_activator_ends_at_once(door: Door) -> None:
     assert door.process is not None
     door.process.terminate()
-    assert await asyncio.wait_for(door.process.wait(), 3.0) == 0
+    assert await asyncio.wait_for(door.process.wait(), LIMIT) == 0

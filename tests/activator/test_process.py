@@ -20,7 +20,7 @@ from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import create
 from kn_cloudstate.ports import free_port
 
-LIMIT = 30.0
+LIMIT = 60.0
 SHARDS = 4
 NAME = "/shop.Cart/Name"
 
@@ -46,7 +46,7 @@ class Leader:
         self.changed = asyncio.Condition()
         self.port = 0
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, port: int) -> None:
         method: Any = grpc.stream_stream_rpc_method_handler(self._route, pb.RouteRequest.FromString, pb.RouteResponse.SerializeToString)
         service = grpc.method_handlers_generic_handler("cloudstate_knative.v1.CoordinationService", {"Route": method})
         self.server = grpc.aio.server(handlers=[service])
@@ -170,7 +170,7 @@ class Town:
 async def town(request: pytest.FixtureRequest) -> AsyncIterator[Town]:
     """A front door whose leader knows one service at zero."""
     found = Town()
-    await found.leader.start()
+    await found.leader.start(free_port())  # one that can be taken again: no outgoing connection gets it
     await found.a.server.start()
     await found.b.server.start()
     environment = {
@@ -240,10 +240,14 @@ async def test_statuses_and_trailers_pass_and_bad_requests_are_told(town: Town) 
 
 
 async def test_the_deadline_of_a_held_call_is_kept_and_its_place_freed(town: Town) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as late:
-        await town.call("ann", timeout=0.3)
-    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    await town.until("/metrics", 200, 'kn_revision_request_queued{k8s_namespace_name="shop",kn_service_name="cart",kn_revision_name="cart-1"} 0')
+    queued = 'kn_revision_request_queued{k8s_namespace_name="shop",kn_service_name="cart",kn_revision_name="cart-1"}'
+    for seconds in (0.3, 3.0, 20.0):
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await town.call("ann", timeout=seconds)
+        assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        if queued in (await town.get("/metrics"))[1]:  # else it has passed before the call was there
+            break
+    await town.until("/metrics", 200, f"{queued} 0")
 
 
 async def test_routes_stay_in_force_while_the_leader_is_away_and_a_new_one_is_heard(town: Town) -> None:

@@ -115,6 +115,6 @@ def test_every_plan_ends_whole_and_no_worse(weights: list[float], count: int, rn
 def test_a_large_plan_is_quick() -> None:
     load, names = {f"s{n}": 1.0 + n % 7 for n in range(1024)}, [f"p{n}" for n in range(200)]
     current = allocate(list(load), names, {}, load)
-    begun = time.process_time()
+    begun = time.thread_time()  # of this thread alone: others are at work too
     allocate(list(load), [*names, "new"], current, load)
-    assert time.process_time() - begun < 0.5
+    assert time.thread_time() - begun < 0.5

@@ -24,7 +24,7 @@ from cloudstate_core.shard_map import ShardMap
 
 SERVICE, SHARDS = "ns/cart", 16
 JOIN, ROUTE = (f"/cloudstate_knative.v1.CoordinationService/{name}" for name in ("Join", "Route"))
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:

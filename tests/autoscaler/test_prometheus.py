@@ -16,7 +16,7 @@ from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.settings import effective
 from cloudstate_core.policy import parse_policy
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 def vector(*values: str) -> list[dict[str, Any]]:
@@ -43,6 +43,12 @@ def test_a_value(result: Any, value: float) -> None:
 def test_no_value(result: Any, says: str) -> None:
     with pytest.raises(QueryError, match=says):
         value_of(result)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause of the machine, and no first import of the client library, is taken for a silent server."""
+    monkeypatch.setattr("autoscaler.prometheus.TIMEOUT", LIMIT)
 
 
 class Server:

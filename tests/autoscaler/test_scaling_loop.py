@@ -27,7 +27,8 @@ class World:
         self.running: dict[str, Pod] = {}
         self.shards: dict[str, int] = {}
         self.log: list[tuple[str, str]] = []
-        self.loop = ScalingLoop(RevisionScaler(settings or effective(ONE_EACH, None)), self, self, lambda: self.now, tick)
+        self.scaler = RevisionScaler(settings or effective(ONE_EACH, None))
+        self.loop = ScalingLoop(self.scaler, self, self, lambda: self.now, tick)
 
     def pods(self) -> list[Pod]:
         return list(self.running.values())
@@ -174,8 +175,7 @@ async def test_a_revision_that_a_route_leads_to_again_gets_its_minimum() -> None
     world = Ticks(policy(**ZERO, scale={"min": 2, "initial": 0}))
     world.loop.reachable = False
     task = asyncio.create_task(world.loop.run())
-    await world.until(lambda: world.ticks >= 1, "the first tick")
-    await asyncio.sleep(0.05)
+    await world.until(lambda: world.scaler.resting, "a rest")
     before = world.ticks
     await asyncio.sleep(0.05)
     assert (world.ticks, world.running) == (before, {})

@@ -50,8 +50,10 @@ LIMITS = {
         }
     ),
 }
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a condition that has not come is a failure."""
+DEADLINES = (0.3, 3.0, 20.0)
+"""Seconds to try in turn where a call must get somewhere and run out of its time there: on a busy machine a short time is over before."""
 
 
 def pytest_configure(config: Any) -> None:
@@ -374,6 +376,10 @@ class RawServer:
         self.behaviour = behaviour
         self.events: collections.deque[Any] = collections.deque()
         self.connections = 0
+        self.greets_after = 0.0
+        """Seconds until it sends its settings."""
+        self.lock = threading.Lock()
+        """Held while the state of a connection is used: python-h2 is for one thread at a time."""
         self._links: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -390,13 +396,15 @@ class RawServer:
         state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
         state.initiate_connection()
         with contextlib.suppress(OSError, h2.exceptions.ProtocolError), link:
+            time.sleep(self.greets_after)
             link.sendall(state.data_to_send())
             while data := link.recv(65536):
                 ends = False
-                for event in state.receive_data(data):
-                    self.events.append(event)
-                    ends = bool(self.behaviour(state, event)) or ends
-                link.sendall(state.data_to_send())
+                with self.lock:
+                    for event in state.receive_data(data):
+                        self.events.append(event)
+                        ends = bool(self.behaviour(state, event)) or ends
+                    link.sendall(state.data_to_send())
                 if ends:
                     return
 

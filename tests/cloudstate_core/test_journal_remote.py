@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ from cloudstate_core.journal.remote import MAX_OUTSTANDING, RemoteJournal
 from cloudstate_core.journal.server import JournalServer
 from cloudstate_core.transport import api
 
-PATIENCE = 30
+PATIENCE = 60
 ASK = Check(9, Token(0, b""))
 
 
@@ -248,7 +249,8 @@ async def talk(held: list[Held], *frames: bytes, while_held: Callable[[], None] 
         try:
             for frame in frames:
                 await call.write(frame)
-            await call.done_writing()
+            with contextlib.suppress(grpc.aio.BaseError):  # the server may have refused the session already
+                await call.done_writing()
             async for answer in call:
                 answers.append(wire.decode_response(answer))
                 for journal in held:

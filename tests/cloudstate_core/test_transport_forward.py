@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Outcome
+from tests.cloudstate_core.conftest import DEADLINES
 
 
 def outcomes(bench: Any, count: int = 1) -> list[Any]:
@@ -188,12 +191,20 @@ def test_a_cancel_in_the_batch_of_the_forward_still_ends_it_once(bench: Any, pee
 def test_the_deadline_travels_and_ends_the_forward(bench: Any, peers: Any, channel: Any) -> None:
     peer = peers()
     bench.policy = bench.forwarding(bench.transport.connect(peer.target))
-    with pytest.raises(grpc.RpcError) as failure:
-        channel(bench.listen(peek=True)).unary_unary("/test/Slow")(b"m", timeout=0.5)
-    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    method = channel(bench.listen(peek=True)).unary_unary("/test/Slow")
+    for seconds in DEADLINES:
+        with pytest.raises(grpc.RpcError) as failure:
+            method(b"m", timeout=seconds)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if peer.seen:  # else it has passed on the way there
+            break
     assert peer.cancelled.wait(30)
+    calls = [event[1] for event in bench.of(api.CALL)]
+    bench.until(lambda: len(bench.of(api.FORWARDED, api.CALL_CANCELLED)) >= len(calls), "each has ended")
+    bench.settled()
+    assert sorted(event[1] for event in bench.of(api.FORWARDED, api.CALL_CANCELLED)) == calls
     # Caller and peer end at the same deadline: whichever is heard of first decides what the forward came to.
-    assert outcomes(bench)[0][0] in (Outcome.CANCELLED, Outcome.DELIVERED)
+    assert bench.of(api.FORWARDED)[-1][3][0] in (Outcome.CANCELLED, Outcome.DELIVERED)
 
 
 def test_a_stream_passes_both_ways_while_both_are_open(bench: Any, peers: Any, channel: Any) -> None:
@@ -236,6 +247,51 @@ def test_a_refused_stream_loses_no_message(bench: Any, peers: Any, channel: Any)
     bench.policy = policy
     call = channel(bench.listen(peek=True, streaming_paths=frozenset())).stream_stream("/test/Chat")(requests(), timeout=60)
     assert list(call) == [b"a", b"b", b"c"]
+
+
+def test_a_refusal_that_meets_a_further_message_loses_neither(bench: Any, peers: Any, raw: Any) -> None:
+    """The upstream refuses and closes its stream in the very moment in which the caller sends on; which is seen first differs from time to time."""
+    asked: queue.Queue[tuple[Any, int]] = queue.Queue()
+
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.DataReceived):
+            asked.put((state, event.stream_id))  # one for each call: what is sent on is not read here any more
+
+    def policy(event: Event) -> None:
+        if event[0] == api.CALL:
+            bench.transport.forward(event[1], other)
+        elif event[0] == api.FORWARDED and event[3][0] is Outcome.REFUSED:
+            bench.transport.forward(event[1], owner)
+
+    def hold(held: threading.Event, go_on: threading.Event) -> None:
+        held.set()
+        go_on.wait(30)
+
+    refusing = raw.server(behaviour)
+    other, owner = bench.transport.connect(refusing.target), bench.transport.connect(peers().target)
+    bench.policy = policy
+    client = raw.client(bench.listen(peek=True, streaming_paths=frozenset()))
+    for count in range(1, 101):
+        stream = client.request("/test/Chat", raw.message(b"a"), end=False)
+        state, refused = asked.get(timeout=30)
+        held, go_on = threading.Event(), threading.Event()
+        bench.transport.post(functools.partial(hold, held, go_on))
+        assert held.wait(30)
+        with refusing.lock:
+            answer = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "14"), (api.REFUSED_HEADER, "not-owner")]
+            state.send_headers(refused, answer, end_stream=True)
+            state.reset_stream(refused, 0)
+            refusing._links[0].sendall(state.data_to_send())
+        client.h2.send_data(stream, raw.message(b"b"))
+        client.flush()
+        go_on.set()
+        bench.wait(api.FORWARDED, 2 * count - 1)
+        client.h2.send_data(stream, raw.message(b"c"), end_stream=True)
+        client.flush()
+        assert client.status(stream)["grpc-status"] == "0", count
+        assert b"".join(e.data for e in client.data() if e.stream_id == stream) == b"".join(map(raw.message, (b"a", b"b", b"c")))
+        bench.wait(api.FORWARDED, 2 * count)
+    assert outcomes(bench, 200) == [(Outcome.REFUSED, "not-owner"), (Outcome.DELIVERED, "0")] * 100
 
 
 def test_a_slow_reader_stops_the_upstream_and_memory_stays_bounded(bench: Any, peers: Any, raw: Any) -> None:

@@ -264,8 +264,9 @@ def test_a_streamed_answer_of_the_upstream_passes_as_it_comes_over_http2(bench: 
     stream = ask(client, "GET")
     assert client.until(raw.events.ResponseReceived, stream)
     for n in range(5):
-        states[0].send_data(1, b"%d" % n, end_stream=n == 4)
-        server._links[0].sendall(states[0].data_to_send())
+        with server.lock:
+            states[0].send_data(1, b"%d" % n, end_stream=n == 4)
+            server._links[0].sendall(states[0].data_to_send())
         while len(client.data()) <= n:
             assert client.pump()
         assert client.data()[n].data == b"%d" % n

@@ -87,6 +87,20 @@ def test_a_timer_may_be_cancelled_after_it_fired_or_by_another(bench: Any) -> No
     assert fired == ["first", "third"]
 
 
+def test_of_timers_that_are_due_together_one_may_still_cancel_another(bench: Any) -> None:
+    fired: list[str] = []
+
+    def arm() -> None:
+        second = bench.transport.after(0.02, lambda: fired.append("second"))
+        bench.transport.after(0.01, lambda: (fired.append("first"), bench.transport.cancel(second)))
+        bench.transport.after(0.03, lambda: fired.append("third"))
+        time.sleep(0.1)  # all three are due when the thread comes to them
+
+    bench.do(arm)
+    bench.until(lambda: "third" in fired, "the last timer fired")
+    assert fired == ["first", "third"]
+
+
 @pytest.mark.parametrize("where", ["batch", "post", "timer"])
 def test_an_exception_is_logged_and_the_transport_goes_on(bench: Any, channel: Any, caplog: Any, where: str) -> None:
     def bad() -> None:

@@ -122,6 +122,19 @@ def test_a_refused_connection_is_safe_to_retry_and_comes_back(bench: Any, peers:
     bench.until(echoed, "the upstream is reached again")
 
 
+def test_a_peer_that_takes_its_time_to_greet_is_waited_for(bench: Any, raw: Any) -> None:
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.DataReceived) and event.data:
+            state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+            state.send_data(event.stream_id, raw.message(b"at last"))
+
+    server = raw.server(behaviour)
+    server.greets_after = 1.0
+    stream = begin(bench, server.target, "/test/Echo", b"m")
+    bench.until(lambda: bool(bench.of(api.STREAM_MESSAGE, api.STREAM_CLOSED)), "an answer")
+    assert data_of(bench, stream) == [b"at last"]
+
+
 def test_a_server_that_dies_mid_stream_is_unavailable_once(bench: Any, raw: Any) -> None:
     def behaviour(state: Any, event: Any) -> None:
         if isinstance(event, raw.events.DataReceived) and event.data:
@@ -137,12 +150,17 @@ def test_a_server_that_dies_mid_stream_is_unavailable_once(bench: Any, raw: Any)
     assert data_of(bench, stream) == [b"half"]
 
 
+def goaway(last: int) -> bytes:
+    """A GOAWAY frame without an error, after which python-h2 goes on: streams beyond `last` were not processed."""
+    return b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + last.to_bytes(4, "big") + bytes(4)
+
+
 @pytest.mark.parametrize("how", ["REFUSED_STREAM", "GOAWAY"])
 def test_a_stream_the_peer_did_not_process_is_refused(bench: Any, raw: Any, how: str) -> None:
     def behaviour(state: Any, event: Any) -> None:
         if isinstance(event, raw.events.RequestReceived):
-            if how == "GOAWAY":
-                state.close_connection(0, last_stream_id=0)
+            if how == "GOAWAY":  # and the connection stays: its end must not overtake what was said
+                state._data_to_send += goaway(0)
             else:
                 state.reset_stream(event.stream_id, 7)
 
@@ -156,8 +174,8 @@ def test_after_a_graceful_goaway_the_stream_goes_on_and_new_ones_use_a_new_conne
             state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
         if isinstance(event, raw.events.DataReceived) and event.data:
             state.send_data(event.stream_id, raw.message(b"ok"))
-            if b"bye" in event.data:  # GOAWAY, last stream 1, no error: what went out goes on
-                state._data_to_send += b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00"
+            if b"bye" in event.data:  # what went out goes on
+                state._data_to_send += goaway(1)
 
     server = raw.server(behaviour)
     upstream = bench.transport.connect(server.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event
+from tests.cloudstate_core.conftest import DEADLINES
 
 CHUNK = bytes(100_000)
 LARGE = 1000
@@ -227,6 +229,20 @@ def test_the_end_of_a_paused_call_is_told_once(bench: Any, raw: Any, how: str) -
         assert dict(client.until(raw.events.ResponseReceived, stream).headers)["grpc-status"] == "4"
 
 
+def test_a_caller_that_leaves_has_not_ended_its_request(bench: Any, channel: Any) -> None:
+    method = channel(bench.listen()).stream_stream("/test/Chat")
+    for count in range(1, 101):
+        requests = Later()
+        requests.put(b"one")
+        call = method(requests, timeout=60)
+        bench.wait(api.CALL, count)
+        call.cancel()
+        requests.put(None)
+        bench.wait(api.CALL_CANCELLED, count)
+    bench.settled()
+    assert not bench.of(api.CALL_END)
+
+
 def test_to_pause_what_is_not_streamed_or_not_there_is_a_no_op(bench: Any, channel: Any) -> None:
     def policy(event: Event) -> None:
         bench.transport.pause(event[1])
@@ -271,17 +287,28 @@ def test_a_paused_stream_stops_its_peer_and_comes_whole_when_resumed(bench: Any,
 
 @pytest.mark.parametrize("how", ["reset", "timeout"])
 def test_this_sides_end_of_a_paused_stream_is_told_at_once(bench: Any, peers: Any, how: str) -> None:
+    def events(*kinds: int) -> list[Event]:
+        return [event for event in bench.of(*kinds) if event[1] == stream]
+
+    def opened(timeout: float | None) -> int:
+        stream = int(bench.transport.open(upstream, "/test/Echo", timeout=timeout))
+        bench.transport.send(stream, b"one")
+        return stream
+
     upstream = bench.transport.connect(peers().target)
-    stream = bench.do(lambda: bench.transport.open(upstream, "/test/Echo", timeout=1.0 if how == "timeout" else None))
-    bench.do(lambda: bench.transport.send(stream, b"one"))
-    bench.wait(api.STREAM_MESSAGE)
+    for seconds in DEADLINES if how == "timeout" else (None,):
+        stream = bench.do(functools.partial(opened, seconds))
+        bench.until(lambda: bool(events(api.STREAM_MESSAGE, api.STREAM_CLOSED)), "the message is back, or the time is over")
+        if events(api.STREAM_MESSAGE):
+            break
     bench.do(lambda: bench.transport.pause_stream(stream))
     if how == "reset":
         bench.do(lambda: bench.transport.reset(stream))
-    assert bench.wait(api.STREAM_CLOSED)[0][3][0] == (1 if how == "reset" else 4)
+    bench.until(lambda: bool(events(api.STREAM_CLOSED)), "the end is told")
+    assert events(api.STREAM_CLOSED)[0][3][0] == (1 if how == "reset" else 4)
     bench.do(lambda: bench.transport.resume_stream(stream))
     bench.settled()
-    assert len(bench.of(api.STREAM_CLOSED)) == 1
+    assert len(events(api.STREAM_CLOSED)) == 1
 
 
 def test_the_peers_end_is_told_after_its_messages(bench: Any, peers: Any) -> None:

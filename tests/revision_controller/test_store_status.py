@@ -92,6 +92,12 @@ def test_any_other_field_moves_the_time(outcome: Outcome) -> None:
 # Real servers -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause of the machine is taken for a server that does not answer."""
+    monkeypatch.setattr("revision_controller.connection.LIMIT", 60.0)
+
+
 def at(server: Any, user: str = "", database: int = 0) -> Store:
     return Store("carts", "redis", f"redis://{user + '@' if user else ''}127.0.0.1:{server.port}/{database}")
 

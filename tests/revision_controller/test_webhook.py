@@ -15,6 +15,7 @@ import pytest
 
 from cloudstate_core.kube.api import KubeError, NotFound
 from cloudstate_core.kube.objects import Metadata, StatefulStore
+from kn_cloudstate.ports import free_port
 from revision_controller.certificates import Certificates, make
 from revision_controller.config import config_of
 from revision_controller.webhook import LARGEST, Webhook
@@ -43,17 +44,18 @@ class Stores:
 
 
 @pytest.fixture
-async def serve(unused_tcp_port: int) -> AsyncIterator[Any]:
+async def serve() -> AsyncIterator[Any]:
     started: list[Webhook] = []
+    port = free_port()
 
     async def start(stores: Stores, **config: str) -> Any:
         client: Any = SimpleNamespace(get=stores.ask)
         cache: Any = stores
         webhook = Webhook(client, cache, lambda: config_of(config, "proxy:1", "leader:8101"))
         webhook.use(FIRST)
-        await webhook.start("127.0.0.1", unused_tcp_port)
+        await webhook.start("127.0.0.1", port)
         started.append(webhook)
-        return SimpleNamespace(webhook=webhook, url=f"https://localhost:{unused_tcp_port}")
+        return SimpleNamespace(webhook=webhook, url=f"https://localhost:{port}")
 
     yield start
     for webhook in started:

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from autoscaler.cluster.prober import HEADERS, Prober
+from kn_cloudstate.ports import free_port
 
 Answer = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -53,12 +54,15 @@ async def prober(passed: list[str]) -> AsyncIterator[Prober]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-async def test_a_pod_that_serves_passes_once(pod: QueueProxy, address: str, prober: Prober, passed: list[str]) -> None:
+async def test_a_pod_that_serves_passes_once(
+    pod: QueueProxy, address: str, prober: Prober, passed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoscaler.cluster.prober.LIMIT", 60.0)  # an answer that a pause makes late would be asked for again
     for _ in range(3):
         prober.follow("a", address)
     await until(lambda: passed == ["a"])
@@ -82,12 +86,13 @@ async def test_a_pod_passes_only_with_queue_proxy_s_own_answer(
 
 
 async def test_a_pod_that_does_not_listen_yet_is_asked_until_it_does(
-    pod: QueueProxy, prober: Prober, passed: list[str], unused_tcp_port: int
+    pod: QueueProxy, prober: Prober, passed: list[str]
 ) -> None:
-    prober.follow("a", f"127.0.0.1:{unused_tcp_port}")
+    port = free_port()  # which nobody's outgoing connection takes meanwhile, not even the prober's own
+    prober.follow("a", f"127.0.0.1:{port}")
     app = web.Application()
     app.router.add_get("/", pod.handle)
-    async with TestServer(app, port=unused_tcp_port):
+    async with TestServer(app, port=port):
         await until(lambda: passed == ["a"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pathlib
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -20,8 +21,13 @@ from cloudstate_core.kube.cache import Cache, difference
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import CONFIG_MAP
 from cloudstate_core.kube.objects import ConfigMap, Metadata
+from kn_cloudstate.ports import free_port
 
+from .conftest import kubeconfig
 from .fake_api import CUT, END, FakeApi, cut, refusing, status
+
+PATIENCE = 60.0
+"""Seconds until a state must be there."""
 
 
 def item(name: str, version: int = 1, uid: str = "") -> ConfigMap:
@@ -103,7 +109,7 @@ async def cache(client: KubeClient, quick: None) -> Cache[ConfigMap]:
 async def running(cache: Cache[ConfigMap]) -> AsyncIterator[None]:
     task = asyncio.ensure_future(cache.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await cache.synced.wait()
         yield
         assert not task.done(), "nothing may end a cache"
@@ -113,9 +119,9 @@ async def running(cache: Cache[ConfigMap]) -> AsyncIterator[None]:
             await task
 
 
-async def until(holds: Callable[[], object], limit: float = 10) -> None:
+async def until(holds: Callable[[], object]) -> None:
     try:
-        async with asyncio.timeout(limit):
+        async with asyncio.timeout(PATIENCE):
             while not holds():
                 await asyncio.sleep(0.002)
     except TimeoutError:
@@ -236,7 +242,7 @@ async def test_it_waits_as_long_as_a_busy_server_asks(api: FakeApi, cache: Cache
     api.faults["LIST"].append(refusing(429, "TooManyRequests", headers={"Retry-After": "17"}))
     api.faults["WATCH"] += [refusing(429, "TooManyRequests", headers={"Retry-After": "23"}) for _ in range(5)]
     task = asyncio.ensure_future(cache.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while api.count("WATCH") < 6:
             await sleep(0.001)
     task.cancel()
@@ -283,6 +289,7 @@ async def test_no_answer_to_a_watch_makes_a_tight_loop(
     with caplog.at_level(logging.INFO, "cloudstate_core.kube.cache"):
         async with running(cache):
             await asyncio.sleep(0.5)
+            await until(lambda: caplog.records)
             asked = len(api.asked)
             del api.always["WATCH"]
             api.put("configmaps", "a")
@@ -323,12 +330,16 @@ async def test_news_make_the_next_wait_short_again(api: FakeApi, cache: Cache[Co
 
 
 async def test_an_api_server_that_is_away_for_long_is_found_again(
-    api: FakeApi, cache: Cache[ConfigMap], caplog: pytest.LogCaptureFixture
+    api: FakeApi, quick: None, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It goes on from where it was: a list from every cache at once is the last thing that a starting server needs."""
+    port = free_port()  # nobody's outgoing connection can take it meanwhile, not even the client's own
+    await api.close()
+    await api.start(port=port)
+    client = await KubeClient.connect(kubeconfig(tmp_path, api.url))
+    cache = Cache(client, CONFIG_MAP, "n")
     follower = Follower(cache)
     api.put("configmaps", "a")
-    port = int(api.url.rpartition(":")[2])
     async with running(cache):
         await until(lambda: api.watches)
         await api.close()
@@ -336,6 +347,7 @@ async def test_an_api_server_that_is_away_for_long_is_found_again(
         await asyncio.sleep(0.3)
         await api.start(port=port)
         await until(lambda: same(cache, api))
+    await client.close()
     assert follower.told == [("a", "new"), ("b", "new")]
     assert cache.relists == 1
     assert [record.message.rpartition(": ")[2] for record in caplog.records][1:] == ["followed again"]

@@ -20,6 +20,10 @@ from .fake_api import END, Answer, FakeApi, refusing
 CONFIG = kinds.CONFIG_MAP
 
 
+PATIENCE = 60.0
+"""Seconds until a state must be there."""
+
+
 def text(body: str, code: int = 200) -> Answer:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(text=body, status=code)
@@ -252,7 +256,7 @@ async def test_a_cancelled_watch_is_closed(api: FakeApi, client: KubeClient) -> 
             pass
 
     task = asyncio.ensure_future(follow())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not api.watches:
             await asyncio.sleep(0.001)
     task.cancel()
@@ -263,7 +267,7 @@ async def test_a_cancelled_watch_is_closed(api: FakeApi, client: KubeClient) -> 
 
 async def until_closed(api: FakeApi) -> None:
     """Until the server sees the watch's connection closed."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not all(transport.is_closing() for transport in api.peers):  # type: ignore[attr-defined]
             await asyncio.sleep(0.001)
 
@@ -273,7 +277,7 @@ async def test_many_watches_and_a_call_at_once(api: FakeApi, client: KubeClient)
     watches = [client.watch(CONFIG, "100", "n") for _ in range(150)]
     api.put("configmaps", "a")
     await asyncio.gather(*(anext(watch) for watch in watches))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await client.get(CONFIG, "n", "a")
     for watch in watches:
         await watch.aclose()
