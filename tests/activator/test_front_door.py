@@ -259,8 +259,6 @@ async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
         await found.leader.stop()
 
 
-
-
 # gRPC -------------------------------------------------------------------------------------------------------------------
 
 
