@@ -218,7 +218,9 @@ class Transport(Protocol):
         CALL_CANCELLED when the backend had to refuse the message (its size, its compression)."""
 
     def limit(self, call: int, seconds: float) -> None:
-        """End an open call in `seconds` at the latest, wherever it is then; it is not told to the upstream, as a grpc-timeout would be."""
+        """End an open call in `seconds` at the latest, wherever it is then; it is not told to the upstream, as a grpc-timeout would be.
+
+        To be asked before the answer of an HTTP/1.1 upstream begins: later the native engine keeps what was set before."""
 
     def after(self, delay: float, callback: Callable[[], None]) -> int:
         """Call back once after `delay` seconds on the callback thread; returns a timer id."""
