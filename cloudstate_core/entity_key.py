@@ -75,17 +75,21 @@ def _field(message: bytes, wanted: int) -> bytes | int | None:
     at, end = 0, len(message)
     try:
         while at < end:
-            tag, at = message[at], at + 1
+            tag = message[at]
+            at += 1
             if tag > 127:  # most numbers here have one byte, and a call for each would cost more than all the rest
                 tag, at = _varint(message, at - 1)
-            number, wire = tag >> 3, tag & 7
-            value: bytes | int
+            wire = tag & 7
             if wire == 2:
-                length, at = message[at], at + 1
+                length = message[at]
+                at += 1
                 if length > 127:
                     length, at = _varint(message, at - 1)
-                value, at = message[at : at + length], at + length
-            elif wire == 0:
+                if tag >> 3 == wanted:
+                    found = message[at : at + length]
+                at += length
+                continue
+            if wire == 0:
                 value, at = _varint(message, at)
             elif wire == 5:
                 value, at = int.from_bytes(message[at : at + 4], "little"), at + 4
@@ -93,7 +97,7 @@ def _field(message: bytes, wanted: int) -> bytes | int | None:
                 value, at = int.from_bytes(message[at : at + 8], "little"), at + 8
             else:
                 raise MalformedMessage(f"wire type {wire} is not known")
-            if number == wanted:
+            if tag >> 3 == wanted:
                 found = value
     except IndexError:
         raise MalformedMessage("the message is cut short") from None

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cloudstate_core.journal.api import EntityKey, Token
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Header
@@ -38,8 +40,7 @@ ACTIVATING, IDLE, BUSY, APPENDING, LOOKING_UP, QUEUED = State
 """An attribute of an enumeration takes eight times as long to read as a name does, and each command reads a dozen."""
 
 
-@dataclass(slots=True, eq=False)
-class Command:
+class Command(msgspec.Struct, eq=False):
     """One command on an owned entity, and how it came."""
 
     call: int
@@ -64,8 +65,7 @@ class Command:
     """Times that it was executed again, since its append was refused."""
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """What the caller gets once the change is stored, and what is done besides."""
 
     payload: bytes
@@ -139,20 +139,26 @@ class CommandEncoder:
     """Encodes a stream message that carries a command, from parts prepared once for each method: the innermost path sends one per call."""
 
     def __init__(self) -> None:
-        self._prepared: dict[str, tuple[bytes, bytes]] = {}
+        self._prepared: dict[str, tuple[bytes, int, bytes, int]] = {}
 
     def encode(self, tag: bytes, id_field: bytes, command_id: int, method: MethodInfo, payload: bytes, metadata: bytes = b"") -> bytes:
-        """The encoded message; `tag` is that of its command field."""
-        prepared = self._prepared.get(method.path)
-        if prepared is None:
-            name, url = method.name.encode(), f"type.googleapis.com/{method.input_type}".encode()
-            prepared = (b"\x1a" + varint(len(name)) + name + b'"', b"\n" + varint(len(url)) + url + b"\x12")
-            self._prepared[method.path] = prepared
+        """The encoded message; `tag` is that of its command field. All sizes are found first, so that everything is copied once."""
+        opening, opening_size, url, url_size = self._prepared.get(method.path) or self._prepare(method)
         size = len(payload)
-        any_value = prepared[1] + (_SHORT[size] if size < _LONG else _varint(size)) + payload
-        size = len(any_value)
-        command = id_field + b"\x10" + varint(command_id) + prepared[0] + (_SHORT[size] if size < _LONG else _varint(size)) + any_value
+        payload_size = _SHORT[size] if size < _LONG else _varint(size)
+        size += url_size + len(payload_size)
+        any_size = _SHORT[size] if size < _LONG else _varint(size)
+        number = _SHORT[command_id] if command_id < _LONG else _varint(command_id)
+        size += len(id_field) + 1 + len(number) + opening_size + len(any_size)
         if metadata:
-            command += b"2" + varint(len(metadata)) + metadata
-        size = len(command)
-        return tag + (_SHORT[size] if size < _LONG else _varint(size)) + command
+            metadata = b"2" + varint(len(metadata)) + metadata
+            size += len(metadata)
+        command_size = _SHORT[size] if size < _LONG else _varint(size)
+        return b"".join((tag, command_size, id_field, b"\x10", number, opening, any_size, url, payload_size, payload, metadata))
+
+    def _prepare(self, method: MethodInfo) -> tuple[bytes, int, bytes, int]:
+        """What is the same for every command of a method, and its sizes: name and tag of the payload, type URL and tag of its value."""
+        name, url = method.name.encode(), f"type.googleapis.com/{method.input_type}".encode()
+        opening, start = b"\x1a" + varint(len(name)) + name + b'"', b"\n" + varint(len(url)) + url + b"\x12"
+        prepared = self._prepared[method.path] = (opening, len(opening), start, len(start))
+        return prepared

@@ -143,7 +143,8 @@ class MemoryJournal:
         return Active(entity.seq, entity.snapshot_seq, entity.snapshot, tuple(entity.events))
 
     def _append(self, operation: Append) -> Outcome:
-        entity, refused = self._guarded(operation)
+        entity = self._entities.get(operation.entity)
+        refused = self._guard(entity, operation)
         if refused is not None or entity is None:
             return refused or Unbound(0)
         log = self._logs[operation.shard, operation.entity.persistence_id]
@@ -157,7 +158,8 @@ class MemoryJournal:
         return self._appended(entity, operation)
 
     def _put(self, operation: Put) -> Outcome:
-        entity, refused = self._guarded(operation)
+        entity = self._entities.get(operation.entity)
+        refused = self._guard(entity, operation)
         if refused is not None or entity is None:
             return refused or Unbound(0)
         entity.seq += 1
@@ -165,10 +167,9 @@ class MemoryJournal:
         entity.events.clear()
         return self._appended(entity, operation)
 
-    def _guarded(self, operation: Append | Put) -> tuple[_Entity | None, Outcome | None]:
-        entity = self._entities.get(operation.entity)
-        recorded = entity.commands.get(operation.command_id) if entity is not None and operation.command_id else None
-        return entity, rules.append(self.shards.get(operation.shard), entity, recorded, operation)
+    def _guard(self, entity: _Entity | None, operation: Append | Put) -> Outcome | None:
+        recorded = entity.commands.get(operation.command_id) if operation.command_id and entity is not None else None
+        return rules.append(self.shards.get(operation.shard), entity, recorded, operation)
 
     def _appended(self, entity: _Entity, operation: Append | Put) -> Outcome:
         if operation.command_id:
