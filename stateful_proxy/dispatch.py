@@ -61,6 +61,7 @@ class Dispatch:
     ) -> None:
         """`topics`: the consumers of events that come as HTTP CloudEvents."""
         self._transport, self._model, self._callers = transport, model, callers
+        self._methods = model.methods
         self._commands, self._actions, self._crdts, self._ownership, self._health = commands, actions, crdts, ownership, health_
         self._chosen = chosen or None
         self._publications = publications
@@ -76,7 +77,7 @@ class Dispatch:
         """Handle an event of a server call; False when it is none."""
         kind, call, data, detail = event
         if kind == api.CALL:
-            self._call(call, data, detail)
+            self.call(call, data, detail)
         elif kind == api.CALL_MESSAGE:
             if call in self._reflecting:
                 self._reflect(call, data)
@@ -117,18 +118,20 @@ class Dispatch:
         rooms = (self._commands, self._actions, self._crdts, self.topics)
         return any(room.cancelled(call) for room in rooms) or self._health.forget(call)
 
-    def _call(self, call: int, data: bytes, detail: Any) -> None:
+    def call(self, call: int, data: bytes, detail: Any) -> None:
+        """A gRPC call has come, see `api.CALL`."""
         path, complete, picked = detail
-        method = self._model.methods.get(path)
+        method = self._methods.get(path)
         if method is None:
             self._other(call, path, complete, data, picked)
             return
-        chain = _chain(picked)
+        passed = len(picked) > len(PICKED)
+        chain = _chain(picked[-1]) if passed else ()
         if not method.owned:
             metadata = metadata_of(self._transport.headers(call))
             self._anywhere(call, Invocation(method, data, metadata, "", chain), more=complete is not True, empty=complete is None)
             return
-        if len(picked[0]) > MAX_COMMAND_ID and len(picked) == len(PICKED):
+        if len(picked[0]) > MAX_COMMAND_ID and not passed:
             text = f"{path}: {COMMAND_ID} must not be longer than {MAX_COMMAND_ID} bytes"
             self._transport.finish(call, Status.INVALID_ARGUMENT, text)
             return
@@ -228,8 +231,6 @@ class Dispatch:
         self._transport.reply(call, b"")
 
 
-def _chain(picked: tuple[bytes, ...]) -> tuple[str, ...]:
+def _chain(header: bytes) -> tuple[str, ...]:
     """Methods that led to a call from another proxy."""
-    if len(picked) == len(PICKED) or not picked[-1]:
-        return ()
-    return tuple(picked[-1].decode("latin-1").split(","))
+    return tuple(header.decode("latin-1").split(",")) if header else ()

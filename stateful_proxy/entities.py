@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.message import DecodeError
 
@@ -94,6 +95,10 @@ class Entities:
         self.commands += 1
         key = EntityKey(method.persistence_id, command.key)
         entity = self._by_key.get(key)
+        if entity is not None and entity.state is IDLE and not (entity.mailbox or entity.leaving or command.retry):
+            self._by_call[call] = entity
+            self._execute(entity, command)
+            return
         if entity is None:
             if self.lives.closed:
                 self._callers.finish(call, Status.UNAVAILABLE, f"{method.path}: not executed: {self.lives.closed}")
@@ -112,12 +117,9 @@ class Entities:
             self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
             return
         self._by_call[call] = entity
-        if entity.state is IDLE and not entity.mailbox and not command.retry:
-            self._execute(entity, command)
-        else:
-            entity.mailbox.append(command)
-            self._next(entity)
-            self.lives.make_room()
+        entity.mailbox.append(command)
+        self._next(entity)
+        self.lives.make_room()
 
     def _next(self, entity: Entity) -> None:
         """Begin the next waiting command, if the entity is free; leave, if it is to."""
@@ -128,7 +130,8 @@ class Entities:
             self.lives.leave(entity)
             return
         if not entity.mailbox:
-            self.lives.make_room()
+            if self._residents.queued:
+                self.lives.make_room()
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id and not command.looked_up:
@@ -172,10 +175,7 @@ class Entities:
         """Handle an event of a stream; False when it concerns no entity."""
         kind, number, data, detail = event
         if kind == api.STREAM_MESSAGE:
-            entity = self._by_stream.get(number)
-            if entity is not None:
-                self._answered(entity, data)
-            return entity is not None
+            return self.message(number, data)
         if kind == api.STREAM_CLOSED:
             entity = self._by_stream.pop(number, None)
             if entity is not None and entity.stream == number:
@@ -183,45 +183,49 @@ class Entities:
             return entity is not None
         return False
 
-    def _answered(self, entity: Entity, data: bytes) -> None:
+    def message(self, stream: int, data: bytes) -> bool:
+        """The function has sent a message on a stream; False when that is no entity's."""
+        entity = self._by_stream.get(stream)
+        if entity is None:
+            return False
         try:
             out = entity.kind.parse(data)
         except DecodeError:
             self._crash(entity, "reply", "a message on the entity's stream does not parse")
-            return
+            return True
         if out.HasField("reply"):
-            reply = out.reply
-            if entity.state is not BUSY or reply.command_id != entity.next_id - 1:
-                self._crash(entity, "reply", f"reply with command id {reply.command_id}, which is not in flight")
-                return
-            entity.used = time.monotonic()
-            self._load.add(entity.shard, entity.used - entity.started)
-            self._replied(entity, reply)
+            self._replied(entity, out.reply)
         elif out.HasField("failure"):
             self._crash(entity, "failure", out.failure.description)
         else:
             self._crash(entity, "reply", "an empty message on the entity's stream")
+        return True
 
     def _replied(self, entity: Entity, reply: Reply) -> None:
-        command = entity.current
-        assert command is not None
-        action, changes = reply.client_action, entity.kind.changes(reply)
-        kind = action.WhichOneof("action")
-        if kind == "failure":
-            entity.done()
-            self._answers.finish(command, Status.UNKNOWN, action.failure.description)
-            self._after_failure(entity, reload=changes or action.failure.restart)
+        command, kind = entity.current, entity.kind
+        if command is None or entity.state is not BUSY or reply.command_id != entity.next_id - 1:
+            self._crash(entity, "reply", f"reply with command id {reply.command_id}, which is not in flight")
             return
-        answer = self._answers.of(entity, command, reply, kind, changes and entity.kind.steps(reply))
-        if not changes:
-            if ignored := entity.kind.ignored(reply):
+        entity.used = time.monotonic()
+        self._load.add(entity.shard, entity.used - entity.started)
+        client_action, steps = reply.client_action, kind.steps(reply)
+        action = client_action.WhichOneof("action")
+        if action == "failure":
+            entity.done()
+            self._answers.finish(command, Status.UNKNOWN, client_action.failure.description)
+            self._after_failure(entity, reload=steps > 0 or client_action.failure.restart)
+            return
+        answer = self._answers.of(entity, command, reply, action, steps)
+        if not steps:
+            if ignored := kind.ignored(reply):
                 self._report_error(f"{command.method.path}: {ignored}")
             entity.done()
             self._answers.deliver(command, answer)
             self._next(entity)
             return
         entity.state, entity.answer = APPENDING, answer
-        self._ask(entity.kind.change(entity, command, reply, recorded(answer)), lambda outcome: self._appended(entity, outcome))
+        outcome = recorded(answer) if command.command_id else b""  # without an id nobody can ask for it again
+        self._ask(kind.change(entity, command, reply, outcome), partial(self._appended, entity))
 
     def _appended(self, entity: Entity, outcome: Outcome) -> None:
         command, answer = entity.current, entity.answer
@@ -229,10 +233,12 @@ class Entities:
         assert answer is not None
         if isinstance(outcome, Appended):
             entity.seq = outcome.seq
-            self.lives.tell_appended(entity)
+            if self.lives.appended is not None:
+                self.lives.appended(entity.shard, entity.key.persistence_id)
             entity.done()
             self._answers.deliver(command, answer)
-            self._go_on(entity)
+            if entity.mailbox or entity.leaving or not entity.stream or self._residents.queued:
+                self._go_on(entity)
         elif isinstance(outcome, Duplicate):
             entity.done()
             self._answers.repeat(command, outcome.outcome)

@@ -33,9 +33,6 @@ class Kind(Protocol):
     def opening(self, entity: Entity, active: Active) -> list[bytes]:
         """The first messages of an entity's stream: it as the journal has it."""
 
-    def changes(self, reply: Any) -> bool:
-        """Does a reply ask to change what is stored?"""
-
     def ignored(self, reply: Any) -> str:
         """What a reply that changes nothing asks for in vain, for the function to hear; '' for nothing."""
 
@@ -43,7 +40,7 @@ class Kind(Protocol):
         """What a reply that changes something asks of the journal; a duplicate of the command is answered with `outcome`."""
 
     def steps(self, reply: Any) -> int:
-        """By how much the sequence grows with it."""
+        """By how much the sequence grows with it; 0: it changes nothing that is stored."""
 
 
 class EventSourced:
@@ -70,23 +67,20 @@ class EventSourced:
             messages.append(message.SerializeToString())
         return messages
 
-    def changes(self, reply: event_sourced_pb2.EventSourcedReply) -> bool:
-        """A snapshot alone changes nothing: it is legal with events only."""
-        return bool(reply.events)
-
     def ignored(self, reply: event_sourced_pb2.EventSourcedReply) -> str:
         """Such a snapshot."""
         return "a snapshot without events is not stored; send it with the last event in it" if reply.HasField("snapshot") else ""
 
     def steps(self, reply: event_sourced_pb2.EventSourcedReply) -> int:
-        """One for each event."""
+        """One for each event. A snapshot alone changes nothing: it is legal with events only."""
         return len(reply.events)
 
     def change(self, entity: Entity, command: Command, reply: event_sourced_pb2.EventSourcedReply, outcome: bytes) -> Append:
         """Append its events, with the snapshot of the state after them."""
         given = self._snapshots and reply.HasField("snapshot")
         snapshot = Value(reply.snapshot.type_url, reply.snapshot.value) if given else None
-        events = tuple([Value(event.type_url, event.value) for event in reply.events])
+        # of a copy: to iterate over a repeated field costs an exception at its end
+        events = tuple([Value(event.type_url, event.value) for event in reply.events[:]])
         fence = (entity.shard, entity.token, entity.key, entity.binding, entity.seq)
         return Append(*fence, events, snapshot, command.command_id, outcome)
 
@@ -105,17 +99,13 @@ class ValueEntity:
             _fill(init.state.value, active.snapshot)
         return [value_entity_pb2.ValueEntityStreamIn(init=init).SerializeToString()]
 
-    def changes(self, reply: value_entity_pb2.ValueEntityReply) -> bool:
-        """An update or a delete."""
-        return reply.HasField("state_action") and reply.state_action.WhichOneof("action") is not None
-
     def ignored(self, reply: value_entity_pb2.ValueEntityReply) -> str:
         """Nothing."""
         return ""
 
     def steps(self, reply: value_entity_pb2.ValueEntityReply) -> int:
-        """One version."""
-        return 1
+        """One version, with an update or a delete."""
+        return int(reply.HasField("state_action") and reply.state_action.WhichOneof("action") is not None)
 
     def change(self, entity: Entity, command: Command, reply: value_entity_pb2.ValueEntityReply, outcome: bytes) -> Put:
         """Put the new value, or none."""

@@ -25,13 +25,15 @@ class Residents:
         self.by_call: dict[int, Entity] = {}
         """Of callers who still wait."""
         self._by_shard: dict[int, set[EntityKey]] = defaultdict(set)
-        self._places, self._queued = places, deque[Entity]()
+        self._places = places
+        self.queued = deque[Entity]()
+        """Those that wait for a place."""
         self._drains: dict[int, Callable[[], None]] = {}
 
     @property
     def full(self) -> bool:
         """No further entity can be taken in, not even queued."""
-        return len(self._queued) >= MOST_QUEUED
+        return len(self.queued) >= MOST_QUEUED
 
     def __contains__(self, entity: Entity) -> bool:
         return self.by_key.get(entity.key) is entity
@@ -40,10 +42,10 @@ class Residents:
         """Take an entity in; False when it has to wait for a place: it is queued then."""
         self.by_key[entity.key] = entity
         self._by_shard[entity.shard].add(entity.key)
-        if not self._places or len(self.by_key) - len(self._queued) <= self._places:
+        if not self._places or len(self.by_key) - len(self.queued) <= self._places:
             return True
         entity.state = QUEUED
-        self._queued.append(entity)
+        self.queued.append(entity)
         return False
 
     def remove(self, entity: Entity) -> None:
@@ -51,8 +53,8 @@ class Residents:
         if entity not in self:
             return
         del self.by_key[entity.key]
-        if entity.state is QUEUED and entity in self._queued:
-            self._queued.remove(entity)
+        if entity.state is QUEUED and entity in self.queued:
+            self.queued.remove(entity)
         keys = self._by_shard[entity.shard]
         keys.discard(entity.key)
         if not keys:
@@ -62,15 +64,15 @@ class Residents:
 
     def make_room(self) -> Entity | None:
         """The entity that has been idle longest, if others wait for its place."""
-        if not self._queued:
+        if not self.queued:
             return None
         idle = (e for e in self.by_key.values() if e.state is IDLE and not e.mailbox)
         return min(idle, key=lambda e: e.used, default=None)
 
     def next_queued(self) -> Entity | None:
         """The entity that has waited longest, if there is a place for it; it waits no more then."""
-        if self._queued and len(self.by_key) - len(self._queued) < self._places:
-            return self._queued.popleft()
+        if self.queued and len(self.by_key) - len(self.queued) < self._places:
+            return self.queued.popleft()
         return None
 
     def in_shard(self, shard: int) -> list[Entity]:

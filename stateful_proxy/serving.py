@@ -176,13 +176,13 @@ class Serving:
         """Handle an event; False when it belongs to the journal, the admin port, or discovery."""
         kind = event[0]
         if kind == api.CALL:
-            self.dispatch.on_event(event)
-        elif kind == api.STREAM_MESSAGE or kind == api.STREAM_CLOSED:
-            if self.entities.on_event(event):
-                if kind == api.STREAM_CLOSED:
-                    self._discovery.again(lost=_lost(event))
-                return True
-            return self._stream(event)
+            self.dispatch.call(event[1], event[2], event[3])
+        elif kind == api.STREAM_MESSAGE:
+            return self.entities.message(event[1], event[2]) or self._stream(event)
+        elif kind == api.STREAM_CLOSED:
+            if not self.entities.on_event(event):
+                return self._stream(event)
+            self._discovery.again(lost=_lost(event))
         elif kind == api.HTTP and not event[3][2]:
             return False  # of the admin port
         else:

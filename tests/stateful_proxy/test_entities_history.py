@@ -250,9 +250,9 @@ def machine(make_bench: Any) -> type[RuleBasedStateMachine]:
             """Commands first sent without an id may be executed again when they are repeated."""
             history = self.bench.history(key)
             twice = {payload for payload in history if history.count(payload) > 1}
-            named = {o.outcome for o in self.bench.journal.operations if isinstance(o, Append) and o.command_id}
-            unnamed = {o.outcome for o in self.bench.journal.operations if isinstance(o, Append) and not o.command_id}
-            return all(b"added " + payload in unnamed and history.count(payload) <= 2 for payload in twice) and bool(named)
+            appends = [o for o in self.bench.journal.operations if isinstance(o, Append)]
+            unnamed = {event.data for o in appends if not o.command_id for event in o.events}
+            return all(payload in unnamed and history.count(payload) <= 2 for payload in twice) and any(o.command_id for o in appends)
 
     return OneHistory
 
