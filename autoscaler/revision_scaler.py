@@ -7,7 +7,8 @@ A revision that has arrived at zero and is asked for by nobody *rests*: it recor
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+
+import msgspec
 
 from autoscaler.decider import Decider, DeciderSettings
 from autoscaler.scaler import Activity, ScaleInput, bounded, scale
@@ -18,11 +19,9 @@ ACTIVE = Activity.ACTIVE.value
 DAY = 86_400.0
 UNBOUNDED = 2**30 - 1
 """Pods, where there is no maximum; a number that CPython still compares fast."""
-_new = tuple.__new__
-"""Makes a named tuple in half the time of its own constructor."""
 
 
-class ScaleDecision(NamedTuple):
+class ScaleDecision(msgspec.Struct, frozen=True, gc=False):
     """`replicas_wanted` pods to have now; the rest says why. `stable` and `panic` are averages of the first demand."""
 
     replicas_wanted: int
@@ -156,7 +155,7 @@ class RevisionScaler:
             want = self._towards_zero(now, replicas, desired)
         if want != self._last:
             want = self._settled(now, want, in_panic)
-        decision = _new(ScaleDecision, (want, desired, in_panic, stable, panic, self._active))
+        decision = ScaleDecision(want, desired, in_panic, stable, panic, self._active)
         if want == 0 and replicas == 0 and desired == 0 and not self._demanded:
             # What was asked has left the windows, too, or something would be desired.
             self.resting, self._decision = True, decision

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscaler.decider import Decider, DeciderSettings
-from autoscaler.revision_scaler import RevisionScaler
+from autoscaler.revision_scaler import RevisionScaler, ScaleDecision
 from autoscaler.scaler import Activity, ScaleInput, bounded, scale
 from autoscaler.settings import Demand, ScaleSettings
 from autoscaler.windows import HELD, LinearWindow, WeightedWindow, panic_window, smoothing_factor
@@ -112,7 +111,7 @@ class PlainScaler:
         if activity is not self.activity:
             self.activity, self.since = activity, now
 
-    def decide(self, now: float, ready: int, replicas: int, reachable: bool) -> tuple[Any, ...]:
+    def decide(self, now: float, ready: int, replicas: int, reachable: bool) -> ScaleDecision:
         s = self.s
         if not self.begun:
             self.begun, self.last = True, replicas
@@ -131,7 +130,7 @@ class PlainScaler:
         want = self.settled(now, want)
         nothing = not (want or replicas or self.demanded or desired or stable or panic)
         self.resting = nothing and self.decider.since is None
-        return want, desired, self.decider.since is not None, stable, panic, self.activity.value
+        return ScaleDecision(want, desired, self.decider.since is not None, stable, panic, self.activity.value)
 
     def track(self, now: float, ready: int, desired: int, reachable: bool) -> None:
         low = self.s.minimum if reachable else 0
