@@ -89,9 +89,7 @@ class Commands:
     def route(self, command: Command) -> None:
         """Execute a command wherever it belongs; it is answered through `Callers`."""
         call, method = command.call, command.method
-        shard = self._shards.get((method.persistence_id, command.key))
-        if shard is None:
-            shard = self.shard(method, command.key)
+        shard = self.shard(method, command.key)
         admission = self._ownership.admit(shard)
         if isinstance(admission, Token):
             if self._absence.problem:

@@ -15,8 +15,7 @@ from functools import partial
 from google.protobuf.message import DecodeError
 
 from cloudstate_core.journal.api import Appended, Duplicate, EntityKey, Fenced, Found, Lookup, Outcome, Regressed, Token, Unbound, Unknown
-from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, Status, Transport
+from cloudstate_core.transport.api import Status, Transport
 from stateful_proxy.answers import Answers, recorded
 from stateful_proxy.callers import Callers
 from stateful_proxy.entity import APPENDING, BUSY, IDLE, LOOKING_UP, Command, CommandEncoder, Entity
@@ -130,8 +129,7 @@ class Entities:
             self.lives.leave(entity)
             return
         if not entity.mailbox:
-            if self._residents.queued:
-                self.lives.make_room()
+            self.lives.make_room()
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id and not command.looked_up:
@@ -170,18 +168,6 @@ class Entities:
         entity.next_id += 1
 
     # The function's answers ---------------------------------------------------------------------------------------------
-
-    def on_event(self, event: Event) -> bool:
-        """Handle an event of a stream; False when it concerns no entity."""
-        kind, number, data, detail = event
-        if kind == api.STREAM_MESSAGE:
-            return self.message(number, data)
-        if kind == api.STREAM_CLOSED:
-            entity = self._by_stream.pop(number, None)
-            if entity is not None and entity.stream == number:
-                self._stream_closed(entity, detail)
-            return entity is not None
-        return False
 
     def message(self, stream: int, data: bytes) -> bool:
         """The function has sent a message on a stream; False when that is no entity's."""
@@ -233,11 +219,10 @@ class Entities:
         assert answer is not None
         if isinstance(outcome, Appended):
             entity.seq = outcome.seq
-            if self.lives.appended is not None:
-                self.lives.appended(entity.shard, entity.key.persistence_id)
+            self.lives.tell_appended(entity)
             entity.done()
             self._answers.deliver(command, answer)
-            if entity.mailbox or entity.leaving or not entity.stream or self._residents.queued:
+            if entity.mailbox or entity.leaving or not entity.stream or self._residents.queued:  # mostly nothing waits
                 self._go_on(entity)
         elif isinstance(outcome, Duplicate):
             entity.done()
@@ -285,8 +270,14 @@ class Entities:
 
     # Ends ---------------------------------------------------------------------------------------------------------------
 
+    def closed(self, stream: int, detail: tuple[int, str, list[tuple[str, bytes]], bool]) -> bool:
+        """The function ended a stream, or cannot be reached; False when that is no entity's."""
+        entity = self._by_stream.pop(stream, None)
+        if entity is not None and entity.stream == stream:
+            self._stream_closed(entity, detail)
+        return entity is not None
+
     def _stream_closed(self, entity: Entity, detail: tuple[int, str, list[tuple[str, bytes]], bool]) -> None:
-        """The function ended the stream, or cannot be reached."""
         entity.stream = 0
         if entity.state in _AT_JOURNAL:
             return

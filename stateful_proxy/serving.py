@@ -180,7 +180,7 @@ class Serving:
         elif kind == api.STREAM_MESSAGE:
             return self.entities.message(event[1], event[2]) or self._stream(event)
         elif kind == api.STREAM_CLOSED:
-            if not self.entities.on_event(event):
+            if not self.entities.closed(event[1], event[3]):
                 return self._stream(event)
             self._discovery.again(lost=_lost(event))
         elif kind == api.HTTP and not event[3][2]:

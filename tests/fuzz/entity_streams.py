@@ -11,7 +11,6 @@ from typing import Any
 
 from cloudstate_core.journal.api import Activate, Append, Lookup, Put
 from cloudstate_core.pb.cloudstate import event_sourced_pb2, value_entity_pb2
-from cloudstate_core.transport import api
 from stateful_proxy.service import EVENT_SOURCED, VALUE_ENTITY, MethodInfo
 from tests.fuzz.draw import Draw
 from tests.fuzz.follow_ups import KNOWN, fill_action, fill_effects
@@ -78,7 +77,7 @@ class _Stage(EntityStage):
         if streams:
             stream = draw.choice(streams)
             message = self._message(draw, self._in_flight(stream))
-            self.bench.event(api.STREAM_MESSAGE, stream, draw.mutated(message) if draw.seldom() else message)
+            self.bench.message(stream, draw.mutated(message) if draw.seldom() else message)
 
     def _in_flight(self, stream: int) -> int:
         """Id of the last command on a stream."""
@@ -194,7 +193,7 @@ class _Stage(EntityStage):
             )
             out.reply.command_id = self._in_flight(stream)
             out.reply.client_action.reply.payload.value = b"fine"
-            bench.event(api.STREAM_MESSAGE, stream, out.SerializeToString())
+            bench.message(stream, out.SerializeToString())
             answer = bench.transport.answers[call]
             assert (answer.status, answer.body) == (0, b"fine")
             bench.entities.passivate(time.monotonic() + LONG)

@@ -234,19 +234,20 @@ class Bench:
         self.batch.flush()
         return self.calls
 
-    def event(self, kind: int, number: int, data: bytes = b"", detail: Any = None) -> bool:
-        """One event in a batch of its own."""
-        handled = self.entities.on_event((kind, number, data, detail))
-        self.batch.flush()
-        return handled
-
     def closed(self, stream: int, status: int = 0, text: str = "", refused: bool = False) -> None:
         """The function, or the connection, ended a stream."""
-        self.event(api.STREAM_CLOSED, stream, b"", (status, text, [], refused))
+        self.entities.closed(stream, (status, text, [], refused))
+        self.batch.flush()
 
     def say(self, stream: int, message: event_sourced_pb2.EventSourcedStreamOut) -> None:
         """The function sends a message."""
-        self.event(api.STREAM_MESSAGE, stream, message.SerializeToString())
+        self.message(stream, message.SerializeToString())
+
+    def message(self, stream: int, data: bytes) -> bool:
+        """The function sends bytes, in a batch of their own; False when the stream is no entity's."""
+        handled = self.entities.message(stream, data)
+        self.batch.flush()
+        return handled
 
     def reply(self, stream: int, command_id: int, body: bytes | None = b"ok", events: Sequence[bytes] = (), **more: Any) -> None:
         """The function answers; `failure` and `restart` make it a failure, `snapshot` adds one."""

@@ -172,7 +172,7 @@ def test_crashes_and_breaches(bench: Any, message: Out, text: str) -> None:
 
 def test_a_message_that_does_not_parse_is_a_breach(bench: Any) -> None:
     call = bench.call()
-    bench.event(api.STREAM_MESSAGE, 1, b"\xff\xff\xff")
+    bench.message(1, b"\xff\xff\xff")
     assert bench.transport.answers[call].text == "Unexpected entity reply"
 
 

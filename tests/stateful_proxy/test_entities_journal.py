@@ -8,7 +8,6 @@ import pytest
 
 from cloudstate_core.journal.api import Activate, Append, Fenced, Lookup, Refused, Regressed, Unbound, Unknown
 from cloudstate_core.pb.cloudstate import event_sourced_pb2
-from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Status
 
 Out = event_sourced_pb2.EventSourcedStreamOut
@@ -230,7 +229,7 @@ def test_appends_of_one_batch_travel_together(bench: Any) -> None:
         out.reply.command_id = 1
         out.reply.client_action.reply.payload.value = b"x"
         out.reply.events.add(value=b"e")
-        bench.entities.on_event((api.STREAM_MESSAGE, stream, out.SerializeToString(), None))
+        bench.entities.message(stream, out.SerializeToString())
     bench.batch.flush()
     assert bench.journal.batches == before + 1
     assert all(answer.status == 0 for answer in bench.transport.answers.values())
