@@ -122,13 +122,19 @@ def test_a_refused_connection_is_safe_to_retry_and_comes_back(bench: Any, peers:
     bench.until(echoed, "the upstream is reached again")
 
 
-def test_a_peer_that_takes_its_time_to_greet_is_waited_for(bench: Any, raw: Any) -> None:
+def answering(raw: Any, message: bytes) -> Any:
+    """A peer that answers each piece of a request with a message, and does not end."""
+
     def behaviour(state: Any, event: Any) -> None:
         if isinstance(event, raw.events.DataReceived) and event.data:
             state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
-            state.send_data(event.stream_id, raw.message(b"at last"))
+            state.send_data(event.stream_id, raw.message(message))
 
-    server = raw.server(behaviour)
+    return raw.server(behaviour)
+
+
+def test_a_peer_that_takes_its_time_to_greet_is_waited_for(bench: Any, raw: Any) -> None:
+    server = answering(raw, b"at last")
     server.greets_after = 1.0
     stream = begin(bench, server.target, "/test/Echo", b"m")
     bench.until(lambda: bool(bench.of(api.STREAM_MESSAGE, api.STREAM_CLOSED)), "an answer")
@@ -136,12 +142,7 @@ def test_a_peer_that_takes_its_time_to_greet_is_waited_for(bench: Any, raw: Any)
 
 
 def test_a_server_that_dies_mid_stream_is_unavailable_once(bench: Any, raw: Any) -> None:
-    def behaviour(state: Any, event: Any) -> None:
-        if isinstance(event, raw.events.DataReceived) and event.data:
-            state.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
-            state.send_data(event.stream_id, raw.message(b"half"))
-
-    server = raw.server(behaviour)
+    server = answering(raw, b"half")
     stream = begin(bench, server.target, "/test/Echo", b"m")
     bench.wait(api.STREAM_MESSAGE)
     server.cut()
