@@ -256,7 +256,12 @@ async def test_services_with_bad_annotations_are_refused_in_sentences(kube: Kube
 
 async def test_the_same_file_serves_one_machine_and_a_cluster(kube: KubeClient, namespace: str, controller: Component) -> None:
     sample = yaml.safe_load((BASE.parents[2] / "samples/shopping-cart/service.yaml").read_text())
-    await kube.create(KNATIVE_SERVICE, namespace, sample)
+    given = sample["metadata"].setdefault("annotations", {})
+    given["local.cloudstate.io/commands"] = "cart"
+    assert "annotation local.cloudstate.io/commands: no such key" in await refusal(kube.create(KNATIVE_SERVICE, namespace, sample))
+    del given["local.cloudstate.io/commands"]
+    made = await kube.create(KNATIVE_SERVICE, namespace, sample)
+    assert given.items() <= made.metadata.annotations.items()
 
 
 async def test_the_number_of_shards_is_fixed_once_the_service_exists(kube: KubeClient, namespace: str, controller: Component) -> None:
