@@ -19,7 +19,7 @@ from revision_controller.config import Config, ConfigError, config_of
 from revision_controller.pairings import Pairings
 from revision_controller.settings import Settings
 from revision_controller.store_status import StoreStatus
-from revision_controller.trust import CONFIGURATION, CONFIGURATIONS, SECRET_NAME, Trust, held_in
+from revision_controller.trust import SECRET_NAME, Trust, held_in
 from revision_controller.webhook import Webhook
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class RevisionController(Replica):
         revisions, stores = Cache(client, kinds.REVISION), Cache(client, kinds.STATEFUL_STORE)
         pairings = Pairings(client, revisions, stores, recorder)
         status = StoreStatus(client, stores, recorder)
-        trust = Controller("certificates", Trust(client, settings.namespace, settings.names).ensure, workers=1)
+        trust = Trust(client, settings.namespace, settings.names)
         store_loop = Controller("statefulstores", status.reconcile, workers=4)
         pairing_loop = Controller("pairings", pairings.reconcile, workers=4)
 
@@ -113,11 +113,10 @@ class RevisionController(Replica):
 
         revisions.listen(revision_changed)
         stores.listen(store_changed)
-        trust.queue.add("webhook")
-        self._controllers = {"certificates": trust, "statefulstores": store_loop, "pairings": pairing_loop}
+        self._controllers = {"certificates": trust.controller, "statefulstores": store_loop, "pairings": pairing_loop}
         try:
             async with asyncio.TaskGroup() as group:
-                for run in (trust.run(), stores.run(), revisions.run(), *(cache.run() for cache in _matters_of_trust(client, settings, trust))):
+                for run in (trust.run(), stores.run(), revisions.run()):
                     group.create_task(run)
                 await stores.synced.wait()
                 await revisions.synced.wait()
@@ -134,12 +133,3 @@ class RevisionController(Replica):
             yield f"# TYPE cloudstate_{result}_total counter\n"
             for loop, controller in self._controllers.items():
                 yield f'cloudstate_{result}_total{{controller="{loop}"}} {getattr(controller, name)}\n'
-
-
-def _matters_of_trust(client: KubeClient, settings: Settings, trust: Controller) -> list[Cache[Any]]:
-    """What people may delete, or apply anew without whom to trust: a change is mended at once."""
-    secret = Cache(client, kinds.SECRET, settings.namespace, fields=f"metadata.name={SECRET_NAME}")
-    caches: list[Cache[Any]] = [secret, *(Cache(client, kind, fields=f"metadata.name={CONFIGURATION}") for kind in CONFIGURATIONS)]
-    for cache in caches:
-        cache.listen(lambda before, after: trust.queue.add("webhook"))
-    return caches

@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudstate_core.kube.api import NotFound
+from cloudstate_core.kube.cache import Cache
 from cloudstate_core.kube.client import KubeClient
+from cloudstate_core.kube.controller import Controller
 from cloudstate_core.kube.kinds import MUTATING_WEBHOOK, SECRET, VALIDATING_WEBHOOK
 from cloudstate_core.kube.objects import Secret, WebhookConfiguration
 from revision_controller.certificates import Certificates, due, make, trusted
@@ -48,11 +50,28 @@ def untrusting(configuration: WebhookConfiguration, bundle: str) -> list[dict[st
 
 
 class Trust:
-    """What the leader does about certificates."""
+    """What the leader does about certificates. `run` it; `controller` counts its looks."""
 
     def __init__(self, client: KubeClient, namespace: str, names: Sequence[str] = (), settle: float = SETTLE) -> None:
+        self.controller = Controller("certificates", self.ensure, workers=1)
         self._client, self._namespace, self._settle = client, namespace, settle
         self._names = names or (f"{SERVICE}.{namespace}.svc", f"{SERVICE}.{namespace}.svc.cluster.local")
+
+    async def run(self) -> None:
+        """Until cancelled: what people delete, or apply anew without whom to trust, is mended at once.
+
+        The first look waits for the lists, as what happens between a look and the list after it is told by no watch.
+        """
+        secret = Cache(self._client, SECRET, self._namespace, fields=f"metadata.name={SECRET_NAME}")
+        caches: list[Cache[Any]] = [secret, *(Cache(self._client, kind, fields=f"metadata.name={CONFIGURATION}") for kind in CONFIGURATIONS)]
+        async with asyncio.TaskGroup() as group:
+            for cache in caches:
+                cache.listen(lambda before, after: self.controller.queue.add(CONFIGURATION))
+                group.create_task(cache.run())
+            for cache in caches:
+                await cache.synced.wait()
+            self.controller.queue.add(CONFIGURATION)
+            group.create_task(self.controller.run())
 
     async def ensure(self, _: str) -> float:
         """Make certificates when they are due, and have them trusted; seconds until the next look. KubeError when that cannot be written now."""
