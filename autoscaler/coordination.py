@@ -199,8 +199,10 @@ class CoordinationServer:
             self._touched.clear()
             for name in names:
                 self._begin_step(name)
+            # not wait_for: before Python 3.12 it loses a cancellation that comes together with news
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, next_look - loop.time()))
+                async with asyncio.timeout_at(next_look):
+                    await self._wake.wait()
 
     def touch(self, service: str) -> None:
         """Something happened to a service: decide now."""

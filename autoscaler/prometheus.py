@@ -99,7 +99,9 @@ class Queries:
     async def _take(self, source: Source, pending: Future[float]) -> str:
         """Pass the value on when it comes in time; '' then, else why not."""
         try:
-            value = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending)), TIMEOUT)
+            # not wait_for: before Python 3.12 it loses a cancellation that comes together with the value
+            async with asyncio.timeout(TIMEOUT):
+                value = await asyncio.shield(asyncio.wrap_future(pending))
         except TimeoutError:
             return f"no value within {TIMEOUT:g} s: the scale that it asked for is held"
         except QueryError as error:

@@ -156,8 +156,10 @@ class ScalingLoop:
     async def _pause(self) -> None:
         """Until the next tick, or until something happens; at rest, only the latter."""
         resting = self._scaler.resting
+        # not wait_for: before Python 3.12 it loses a cancellation that comes together with a poke
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._poke.wait(), None if resting else self._tick)
+            async with asyncio.timeout(None if resting else self._tick):
+                await self._poke.wait()
         self._poke.clear()
         if resting:
             self._recorded_at = max(self._recorded_at, self._clock() - self._tick)

@@ -376,3 +376,19 @@ async def test_a_service_at_zero_costs_nothing_until_something_happens(leader: L
     assert ticks["idle"] == 0
     leader.server.touch("ns/idle")
     await until(lambda: ticks["idle"] == 1, "it is decided on when touched")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancellation_is_not_lost_when_something_happens_in_that_moment(turns: int) -> None:
+    """A term waits for its end: it must not last until the process is told to give up."""
+    server = CoordinationServer(time.monotonic)
+    running = asyncio.create_task(server.run())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    server.touch(SERVICE)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert running.cancelled()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -205,3 +206,31 @@ def test_each_query_feeds_its_own_metric() -> None:
     subject.record_external(0, 5.0, ("Prometheus", "http://p", "r"))
     subject.record_external(0, 5.0, SOURCE)
     assert subject.decide(0, 1, 1).desired == 5
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancellation_is_not_lost_when_a_value_comes_in_that_moment(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer: Future[float] = Future()
+    monkeypatch.setattr("autoscaler.prometheus._THREADS", Answering(answer))
+    queries = Queries(lambda source, value: None, interval=1000.0)
+    queries.follow([("Prometheus", "http://nowhere", "up")])
+    (running,) = queries._following.values()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    answer.set_result(1.0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert running.cancelled()
+
+
+class Answering:
+    """Stands where the threads stand that ask; what they hear is the test's."""
+
+    def __init__(self, answer: Future[float]) -> None:
+        self.answer = answer
+
+    def submit(self, *_: Any) -> Future[float]:
+        return self.answer

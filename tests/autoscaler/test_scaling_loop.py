@@ -195,3 +195,20 @@ async def test_a_rate_after_a_rest_is_taken_over_a_tick_and_not_over_the_rest() 
     await world.until(lambda: world.running, "pods")
     assert len(world.running) >= 4
     task.cancel()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancellation_is_not_lost_when_something_wakes_the_loop_in_that_moment(turns: int) -> None:
+    """A revision's end waits for its loop: a loop that goes on would never let it go."""
+    world = World(tick=1000.0)
+    world.scaler.record(world.now, 1.0, 1.0)
+    running = asyncio.create_task(world.loop.run())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    world.loop.wake()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert running.cancelled()
