@@ -6,12 +6,13 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 from autoscaler.placement.convergence import FORCE_AFTER_MS
 from cloudstate_core.kube import objects
-from cloudstate_core.kube.api import Conflict, NotFound
+from cloudstate_core.kube.api import Conflict, KubeError, NotFound
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import KNATIVE_SERVICE, SHARD_MAP
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
@@ -58,6 +59,28 @@ def methods_of(found: objects.ShardMap) -> list[pb.Method]:
 
 UNKNOWN_LIMIT = 20
 """Maps to remember whose writing may have been heard by the API server although its answer was not."""
+RETRY_FIRST, RETRY_LAST = 0.2, 2.0
+"""Seconds until a map that was not taken may be written again."""
+
+
+class Followed(Conflict):
+    """Another leader has written a map of its own: this one must not go on from what it knows."""
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of one service's object."""
+
+    owner: objects.Object | None
+    version: str = ""
+    """'' = there is none."""
+    ours: list[ShardMap] = field(default_factory=list)
+    """What the object may hold by our doing: the map that was read or written last, then those whose writing has an unknown end."""
+    delay: float = RETRY_FIRST
+
+    def take(self, kept: ShardMap, found: objects.ShardMap) -> None:
+        """The object holds this map."""
+        self.ours, self.version, self.delay = [kept], found.metadata.resource_version, RETRY_FIRST
 
 
 class ShardMapStore:
@@ -70,10 +93,7 @@ class ShardMapStore:
     def __init__(self, client: KubeClient, methods: Callable[[str], Sequence[pb.Method]]) -> None:
         self._client, self._methods = client, methods
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._owners: dict[str, objects.Object] = {}
-        self._versions: dict[str, str] = {}
-        self._ours: dict[str, list[ShardMap]] = {}
-        """What the object may hold by our doing: the map that was read or written last, then those whose writing has an unknown end."""
+        self._records: dict[str, _Record] = {}
 
     async def load(self, service: str) -> tuple[ShardMap, list[pb.Method]] | None:
         """What is kept of a service, or None; once, before the first `keep`. KubeError when that cannot be known now."""
@@ -82,67 +102,86 @@ class ShardMapStore:
 
     async def _load(self, service: str) -> tuple[ShardMap, list[pb.Method]] | None:
         namespace, _, name = service.partition("/")
-        self.forget(service)
-        with contextlib.suppress(NotFound):
-            self._owners[service] = await self._client.get(KNATIVE_SERVICE, namespace, name)
+        record = self._records[service] = _Record(await self._owner(service))
         try:
             found = await self._client.get(SHARD_MAP, namespace, name)
         except NotFound:
             return None
         kept = map_of(found)
-        self._written(service, kept, found)
+        record.take(kept, found)
+        if _of_an_earlier_service(found, record.owner):
+            return None
         return kept, methods_of(found)
 
-    async def keep(self, kept: ShardMap) -> None:
-        """Write a map. Conflict when another leader has written meanwhile; another KubeError when it may not be written."""
-        async with self._lock(kept.service):
-            await self._keep(kept)
+    async def _owner(self, service: str) -> objects.Object | None:
+        namespace, _, name = service.partition("/")
+        with contextlib.suppress(NotFound):
+            return await self._client.get(KNATIVE_SERVICE, namespace, name)
+        return None
 
-    async def _keep(self, kept: ShardMap) -> None:
-        service = kept.service
-        ours = self._ours.setdefault(service, [])
-        ours[1:] = [*ours[1:][-UNKNOWN_LIMIT:], kept]
+    async def keep(self, kept: ShardMap) -> None:
+        """Write a map. Followed when another leader has written meanwhile; another KubeError when it may not be written, after a pause:
+        who decides tries again at once. A service that was forgotten has no map to keep.
+        """
+        record = self._records.get(kept.service)
+        if record is None:
+            return
         try:
-            written = await self._write(kept)
+            async with self._lock(kept.service):
+                await self._keep(record, kept)
+        except Followed:
+            raise
+        except KubeError as error:
+            pause, record.delay = max(record.delay, error.retry_after), min(RETRY_LAST, record.delay * 2)
+            await asyncio.sleep(pause)
+            raise
+
+    async def _keep(self, record: _Record, kept: ShardMap) -> None:
+        record.ours[1:] = [*record.ours[1:][-UNKNOWN_LIMIT:], kept]
+        try:
+            written = await self._write(record, kept)
         except NotFound:
-            self._versions.pop(service, None)
-            written = await self._write(kept)
+            # Also because the service was deleted, and perhaps made again: a map must not outlive its service, nor go with an earlier one.
+            record.version, record.owner = "", await self._owner(kept.service) or record.owner
+            if self._records.get(kept.service) is not record:
+                return
+            written = await self._write(record, kept)
         except Conflict:
-            await self._look_again(service)
-            written = await self._write(kept)
-        self._written(service, kept, written)
+            await self._look_again(record, kept.service)
+            written = await self._write(record, kept)
+        record.take(kept, written)
 
     def _lock(self, service: str) -> asyncio.Lock:
         """One call at a time for a service: a map that is being written is not read by who takes the service in again."""
         return self._locks.setdefault(service, asyncio.Lock())
 
-    async def _write(self, kept: ShardMap) -> objects.ShardMap:
-        service = kept.service
-        namespace, _, name = service.partition("/")
-        body = body_of(kept, self._methods(service), self._owners.get(service))
+    async def _write(self, record: _Record, kept: ShardMap) -> objects.ShardMap:
+        namespace, _, name = kept.service.partition("/")
+        body = body_of(kept, self._methods(kept.service), record.owner)
         body["metadata"]["name"] = name
-        if service not in self._versions:
+        if not record.version:
             return await self._client.create(SHARD_MAP, namespace, body)
-        body["metadata"]["resourceVersion"] = self._versions[service]
+        body["metadata"]["resourceVersion"] = record.version
         return await self._client.replace(SHARD_MAP, namespace, name, body)
 
-    async def _look_again(self, service: str) -> None:
-        """The object is another one than was known: go on when its map is ours all the same. Conflict when it is not."""
+    async def _look_again(self, record: _Record, service: str) -> None:
+        """The object is another one than was known: go on when its map is ours all the same. Followed when it is not."""
         namespace, _, name = service.partition("/")
         found = await self._client.get(SHARD_MAP, namespace, name)
         there = map_of(found)
-        if not any(_same(there, one) for one in self._ours.get(service, ())):
-            raise Conflict(409, "Conflict", f"shard map {service}: generation {there.generation} was written by another leader")
-        self._versions[service] = found.metadata.resource_version
+        if not any(_same(there, one) for one in record.ours):
+            raise Followed(409, "Conflict", f"shard map {service}: generation {there.generation} was written by another leader")
+        record.version = found.metadata.resource_version
 
     def forget(self, service: str) -> None:
         """A service is no longer ours to place."""
-        for held in (self._owners, self._versions, self._ours):
-            held.pop(service, None)
+        self._records.pop(service, None)
 
-    def _written(self, service: str, kept: ShardMap, found: objects.ShardMap) -> None:
-        self._ours[service] = [kept]
-        self._versions[service] = found.metadata.resource_version
+
+def _of_an_earlier_service(found: objects.ShardMap, owner: objects.Object | None) -> bool:
+    """True for what a service left that was deleted and made again under its name: the API server has yet to delete it."""
+    owners = found.metadata.owner_references
+    return owner is not None and bool(owners) and all(each.uid != owner.metadata.uid for each in owners)
 
 
 def _same(a: ShardMap, b: ShardMap) -> bool:

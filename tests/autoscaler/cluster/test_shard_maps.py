@@ -139,3 +139,72 @@ async def test_a_service_taken_in_again_sees_what_is_being_written() -> None:
     assert found is not None
     assert found[0] == SECOND
     await one.keep(THIRD)
+
+
+async def test_a_map_does_not_come_back_when_its_service_is_deleted_while_it_is_written() -> None:
+    """The API server deletes the map with its service; without an owner a new one would stay for ever, for the next service of the name."""
+    kube = Kube()
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k1"}})
+    one = store(kube)
+    await one.load("ns/cart")
+    await one.keep(FIRST)
+
+    def deleted(call: str) -> None:
+        if call.startswith("replace"):
+            kube.held.clear()
+            one.forget("ns/cart")
+
+    kube.fail = deleted  # type: ignore[assignment]
+    await one.keep(SECOND)
+    assert not kube.held
+    assert not one._records, "nor is anything remembered"
+
+
+async def test_a_map_goes_with_the_present_service_when_that_was_made_again() -> None:
+    kube = Kube()
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k1"}})
+    one = store(kube)
+    await one.load("ns/cart")
+    await one.keep(FIRST)
+    kube.held.clear()
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k2"}})
+    await one.keep(SECOND)
+    assert [owner.uid for owner in kube.read(kinds.SHARD_MAP, NAMESPACE, "cart").metadata.owner_references] == ["k2"]
+
+
+@pytest.mark.parametrize("collected", [False, True], ids=["before it is deleted", "after"])
+async def test_what_an_earlier_service_of_the_name_left_is_not_its_successor_s(collected: bool) -> None:
+    """The API server deletes it later: until then it tells another number of shards, and perhaps another journal."""
+    kube = Kube()
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k1"}})
+    before, after = store(kube), store(kube)
+    await before.load("ns/cart")
+    await before.keep(SECOND)
+    kube.held["services", NAMESPACE, "cart"]["metadata"]["uid"] = "k2"
+    assert await after.load("ns/cart") is None
+    if collected:
+        await kube.delete(kinds.SHARD_MAP, NAMESPACE, "cart")
+    new = free_map("ns/cart", "another", 2, 20)
+    await after.keep(new)
+    assert kept(kube) == new
+    assert [owner.uid for owner in kube.read(kinds.SHARD_MAP, NAMESPACE, "cart").metadata.owner_references] == ["k2"]
+
+
+async def test_a_map_that_is_not_taken_is_written_again_later_and_later_and_as_late_as_the_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever decides on a service comes again at once, with every beat of a proxy."""
+    kube, waits = Kube(), list[float]()
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    one = store(kube)
+    await one.load("ns/cart")
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    errors = [*[KubeError(403, "Forbidden", "no")] * 5, KubeError(429, "TooManyRequests", "busy", retry_after=7.0)]
+    kube.fail = lambda call: errors.pop(0) if errors and call.startswith("create") else None
+    for _ in range(6):
+        with pytest.raises(KubeError):
+            await one.keep(FIRST)
+    assert waits == [0.2, 0.4, 0.8, 1.6, 2.0, 7.0]
+    await one.keep(FIRST)
+    assert kept(kube) == FIRST
