@@ -156,6 +156,8 @@ class Leader:
 
     def _policy_changed(self, before: objects.AutoscalingPolicy | None, after: objects.AutoscalingPolicy | None) -> None:
         if before is not None and after is not None and before.spec == after.spec:
+            # Its status, of which more may have been told since than was seen when it was written.
+            self._podautoscalers.policies_controller.queue.add(after.metadata.key)
             return
         self._podautoscalers.policies.changed(before, after)
         self._podautoscalers.all_again()

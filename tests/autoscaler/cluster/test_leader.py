@@ -1,0 +1,88 @@
+"""The leader in an API server's real order of things: news late, objects made again under their names, changes while a call is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from autoscaler.cluster.leader import Leader
+from autoscaler.cluster.revision import Revision
+from cloudstate_core.kube import kinds, objects
+from cloudstate_core.kube.api import KubeError, TooManyRequests
+from cloudstate_core.shard_map import Entry, free_map
+
+from .leading import SETTINGS, Watched, activator, deployment_body, leading, pa_body, pod_body, revision_body, settle, status_of
+from .world import NAMESPACE
+
+PATIENCE = 60.0
+
+
+async def whole(kube: Watched, **annotations: str) -> None:
+    """A revision with all that belongs to it, and an activator."""
+    await activator(kube)
+    await kube.begin(revision_body(), kinds.REVISION)
+    await kube.begin(deployment_body(), kinds.DEPLOYMENT)
+    await kube.begin(pa_body(**annotations))
+
+
+def matched(kube: Watched) -> int:
+    policy: objects.AutoscalingPolicy = kube.read(kinds.AUTOSCALING_POLICY, NAMESPACE, "p")
+    return int(policy.status["matched"])
+
+
+async def test_a_revision_is_taken_in_and_let_go() -> None:
+    kube = Watched()
+    await whole(kube)
+    async with leading(kube) as leader:
+        assert list(leader.revisions) == ["ns/cart-1"]
+        assert status_of(kube).service_name == "cart-1"
+        await kube.delete(kinds.POD_AUTOSCALER, NAMESPACE, "cart-1")
+        await settle()
+        assert not leader.revisions
+
+
+# What is told ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_policy_tells_its_use_although_that_came_back_before_its_status_was_seen() -> None:
+    kube = Watched()
+    await whole(kube, **{"cloudstate.io/policy": "p"})
+    await kube.begin({"metadata": {"name": "p"}, "spec": {"scale": {"max": 3}}}, kinds.AUTOSCALING_POLICY)
+    async with leading(kube):
+        assert matched(kube) == 1
+        kube.held_back.add("autoscalingpolicies")
+        await kube.begin(pa_body(ours=False))
+        await settle()
+        assert matched(kube) == 0
+        await kube.begin(pa_body(**{"cloudstate.io/policy": "p"}))
+        await settle()
+        kube.let_go("autoscalingpolicies")
+        await settle()
+        assert matched(kube) == 1
+        calls = kube.calls["merge"]
+        await settle()
+        assert kube.calls["merge"] == calls, "and is at rest"
+
+
+# Terms begin and end -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def term(kube: Watched) -> AsyncIterator[tuple[Leader, asyncio.Future[None]]]:
+    """A whole term, once proxies and activators are let in."""
+    leader = Leader(kube, dataclasses.replace(SETTINGS, port=0))  # type: ignore[arg-type]
+    running = asyncio.ensure_future(leader.run())
+    deadline = time.monotonic() + PATIENCE
+    while kube.calls["apply"] == 0:  # the slice that leads to this leader
+        assert time.monotonic() < deadline
+        assert not running.done()
+        await asyncio.sleep(0.01)
+    yield leader, running
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
