@@ -100,10 +100,11 @@ class PodAutoscalers:
         return None if path is Path.READY else 1.0
 
     async def _tell(self, pa: PodAutoscaler, seen: Observed) -> None:
-        """Write the status, when it is another one."""
+        """Write the status, when it is another one. Conflict when the object is another one by now, perhaps made again under its name."""
         status = pa_status.status(pa, seen, timestamp(datetime.now(UTC)))
         if not pa_status.same(pa, status):
-            await self._client.merge(kinds.POD_AUTOSCALER, pa.metadata.namespace, pa.metadata.name, {"status": status}, "status")
+            body = {"metadata": {"resourceVersion": pa.metadata.resource_version}, "status": status}
+            await self._client.merge(kinds.POD_AUTOSCALER, pa.metadata.namespace, pa.metadata.name, body, "status")
 
     def _used(self, key: str, policy: str, changed: bool) -> None:
         """A revision is scaled by this policy ('' = none): what policies tell of their use may be another thing now."""

@@ -70,6 +70,21 @@ async def test_a_policy_tells_its_use_although_that_came_back_before_its_status_
         assert kube.calls["merge"] == calls, "and is at rest"
 
 
+async def test_a_podautoscaler_that_is_made_again_does_not_get_its_predecessor_s_status() -> None:
+    """It would be told as one that was up before its first pod is."""
+    kube = Watched()
+    await whole(kube)
+    gate = kube.hold("create services/cart-1-private")
+    async with leading(kube):
+        assert kube.waiting == ["create services/cart-1-private"]
+        kube.held_back.add("podautoscalers")
+        await kube.delete(kinds.POD_AUTOSCALER, NAMESPACE, "cart-1")
+        await kube.begin(pa_body())
+        gate.set()
+        await settle()
+        assert status_of(kube) == objects.PodAutoscalerStatus()
+
+
 # Terms begin and end -----------------------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,9 @@ class Kube:
 
     async def merge(self, kind: Kind[Any], namespace: str, name: str, body: Body, subresource: str = "") -> Any:
         error = self._call("merge", kind, name)
-        self.read(kind, namespace, name)
+        version = self.read(kind, namespace, name).metadata.resource_version
+        if body.get("metadata", {}).get("resourceVersion", version) != version:
+            raise Conflict(409, "Conflict", f"{kind.plural} {name} has been modified")
         return self._store(kind, namespace, name, deep_merge(self.held[kind.plural, namespace, name], dict(body)), error)
 
     async def scale(self, kind: Kind[Any], namespace: str, name: str, replicas: int) -> None:
