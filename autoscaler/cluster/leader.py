@@ -117,9 +117,8 @@ class Leader:
     def _pa_changed(self, before: PodAutoscaler | None, after: PodAutoscaler | None) -> None:
         pa = after or before
         assert pa is not None
-        if after is None:
-            self._podautoscalers.network.forget(pa.metadata.uid)
-        if naming.is_ours(pa) or pa.metadata.key in self.revisions:
+        # Also one that was ours: it may be about to be taken in.
+        if any(each is not None and naming.is_ours(each) for each in (before, after)):
             self._podautoscalers.controller.queue.add(pa.metadata.key)
 
     def _pod_changed(self, before: objects.Pod | None, after: objects.Pod | None) -> None:

@@ -35,7 +35,7 @@ class Network:
         """`endpoints_too`: write core Endpoints as well, for ingresses that read those (Kourier before 1.21)."""
         self._client, self._services, self._slices, self._endpoints_too = client, services, slices, endpoints_too
         self._written: dict[str, dict[str, str]] = {}
-        """By PodAutoscaler uid and object: what was written since the object was last seen to change."""
+        """By PodAutoscaler ('<namespace>/<name>') and object: what was written since the object was last seen to change."""
 
     async def ensure(self, pa: PodAutoscaler, activators: Sequence[str]) -> Path:
         """Write what is not as it should be. KubeError when the API server refuses."""
@@ -48,12 +48,12 @@ class Network:
                 await self._write_endpoints(pa, activators)
             return Path.READY if await self._bring(pa, ENDPOINT_SLICE, held, public_slice(pa, activators)) else Path.FOREIGN
         # All activators are gone: the slice stays as it is, since an ingress drops the hosts of a service without endpoints.
-        written = f"{ENDPOINT_SLICE.plural}/{slice_name(pa)}" in self._written.get(pa.metadata.uid, {})
+        written = f"{ENDPOINT_SLICE.plural}/{slice_name(pa)}" in self._written.get(pa.metadata.key, {})
         return Path.READY if written or (held is not None and owned_by(held, pa) and held.endpoints) else Path.OPEN
 
     async def _write_endpoints(self, pa: PodAutoscaler, activators: Sequence[str]) -> None:
         """The same as the slice in the older form, when it is another one than the last time."""
-        body, written = public_endpoints(pa, activators), self._written.setdefault(pa.metadata.uid, {})
+        body, written = public_endpoints(pa, activators), self._written.setdefault(pa.metadata.key, {})
         name, text = f"{ENDPOINTS.plural}/{pa.metadata.name}", json.dumps(body, sort_keys=True)
         if written.get(name) != text:
             await self._client.apply(ENDPOINTS, pa.metadata.namespace, pa.metadata.name, body, MANAGER)
@@ -64,7 +64,7 @@ class Network:
         if found is not None and not owned_by(found, pa):
             return False
         name, text = f"{kind.plural}/{body['metadata']['name']}", json.dumps(body, sort_keys=True)
-        written = self._written.setdefault(pa.metadata.uid, {})
+        written = self._written.setdefault(pa.metadata.key, {})
         if written.get(name) == text:
             return True
         if found is not None and is_as_wanted(found, body):
@@ -98,11 +98,11 @@ class Network:
     def changed(self, found: Service | EndpointSlice) -> list[str]:
         """An object of ours was changed or deleted, by whomever: look at it again. Keys of the PodAutoscalers that it belongs to."""
         kind = SERVICE if isinstance(found, Service) else ENDPOINT_SLICE
-        owners = [owner for owner in found.metadata.owner_references if owner.controller]
-        for owner in owners:
-            self._written.get(owner.uid, {}).pop(f"{kind.plural}/{found.metadata.name}", None)
-        return [f"{found.metadata.namespace}/{owner.name}" for owner in owners]
+        keys = [f"{found.metadata.namespace}/{owner.name}" for owner in found.metadata.owner_references if owner.controller]
+        for key in keys:
+            self._written.get(key, {}).pop(f"{kind.plural}/{found.metadata.name}", None)
+        return keys
 
-    def forget(self, uid: str) -> None:
-        """The revision is gone; the API server deletes what it owned."""
-        self._written.pop(uid, None)
+    def forget(self, key: str) -> None:
+        """The PodAutoscaler is gone; the API server deletes what it owned. Not while `ensure` works on it, which would remember it again."""
+        self._written.pop(key, None)

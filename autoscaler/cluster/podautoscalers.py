@@ -80,6 +80,7 @@ class PodAutoscalers:
         if pa is None or not naming.is_ours(pa) or pa.metadata.deletion_timestamp or (held and held.pa.metadata.uid != pa.metadata.uid):
             await self._forget(key)
             if pa is None or not naming.is_ours(pa) or pa.metadata.deletion_timestamp:
+                self.network.forget(key)
                 return None
         path = await self.network.ensure(pa, self._activators_for(pa))
         if path is Path.FOREIGN:

@@ -85,6 +85,37 @@ async def test_a_podautoscaler_that_is_made_again_does_not_get_its_predecessor_s
         assert status_of(kube) == objects.PodAutoscalerStatus()
 
 
+# Revisions come and go ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_revision_that_leaves_the_class_while_it_is_taken_in_is_not_scaled() -> None:
+    kube = Watched()
+    await whole(kube)
+    await kube.delete(kinds.REVISION, NAMESPACE, "cart-1")
+    gate = kube.hold("get revisions/cart-1")
+    async with leading(kube) as leader:
+        assert kube.waiting == ["get revisions/cart-1"]
+        await kube.begin(pa_body(ours=False))
+        kube.fail = lambda call: KubeError(403, "Forbidden", "not ours") if call.startswith("merge podautoscalers") else None
+        await settle()
+        gate.set()
+        await settle()
+        assert not leader.revisions
+
+
+async def test_nothing_is_remembered_of_a_revision_that_goes_while_its_network_is_written() -> None:
+    kube = Watched()
+    await whole(kube)
+    gate = kube.hold("create services/cart-1-private")
+    async with leading(kube) as leader:
+        await kube.delete(kinds.POD_AUTOSCALER, NAMESPACE, "cart-1")
+        await settle()
+        gate.set()
+        await settle()
+        assert leader._podautoscalers.network._written == {}
+        assert not leader.revisions
+
+
 # Terms begin and end -----------------------------------------------------------------------------------------------------
 
 
