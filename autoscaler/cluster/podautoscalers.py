@@ -156,7 +156,8 @@ class PodAutoscalers:
 
     async def _timeout_of(self, pa: PodAutoscaler) -> int:
         revision = self._caches.revisions.items.get(pa.metadata.key)
-        if revision is None:  # not seen yet: it is older than its PodAutoscaler
+        if revision is None or revision.metadata.uid != pa.metadata.labels.get(naming.REVISION_UID, revision.metadata.uid):
+            # Not seen yet, or one of the name before: it is older than its PodAutoscaler.
             try:
                 revision = await self._client.get(kinds.REVISION, pa.metadata.namespace, pa.metadata.name)
             except NotFound:

@@ -103,6 +103,24 @@ async def test_a_revision_that_leaves_the_class_while_it_is_taken_in_is_not_scal
         assert not leader.revisions
 
 
+async def test_the_timeout_is_the_revision_s_own_and_not_that_of_one_that_had_its_name() -> None:
+    kube = Watched()
+    await activator(kube)
+    before = revision_body(timeout=10)
+    before["metadata"]["uid"] = "an earlier one"
+    await kube.begin(before, kinds.REVISION)
+    async with leading(kube) as leader:
+        kube.held_back.add("revisions")
+        await kube.delete(kinds.REVISION, NAMESPACE, "cart-1")
+        await kube.begin(revision_body(timeout=600), kinds.REVISION)
+        await kube.begin(deployment_body(), kinds.DEPLOYMENT)
+        await kube.begin(pa_body())
+        await settle()
+        service = leader._services.get("ns/cart")
+        assert service is not None
+        assert service.revisions["cart-1"].timeout_seconds == 600
+
+
 async def test_nothing_is_remembered_of_a_revision_that_goes_while_its_network_is_written() -> None:
     kube = Watched()
     await whole(kube)
