@@ -46,15 +46,12 @@ class Caches:
         return [pod.status.pod_ip for pod in self.activators.items.values() if pod.ready and pod.status.pod_ip]
 
     def _pod_changed(self, before: objects.Pod | None, after: objects.Pod | None) -> None:
-        pod = after or before
-        assert pod is not None
-        key = revision_of(pod)
-        if after is not None:
-            self._pods_by_revision.setdefault(key, {})[pod.metadata.name] = after
-        elif (pods := self._pods_by_revision.get(key)) is not None:
-            pods.pop(pod.metadata.name, None)
+        if before is not None and (pods := self._pods_by_revision.get(key := revision_of(before))) is not None:
+            pods.pop(before.metadata.name, None)
             if not pods:
                 del self._pods_by_revision[key]
+        if after is not None:  # perhaps under another revision's label than before
+            self._pods_by_revision.setdefault(revision_of(after), {})[after.metadata.name] = after
 
 
 def revision_of(item: objects.Object) -> str:

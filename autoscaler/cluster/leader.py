@@ -125,6 +125,8 @@ class Leader:
         pod = after or before
         assert pod is not None
         key = revision_of(pod)
+        if before is not None and (left := self.revisions.get(revision_of(before))) is not None and revision_of(before) != key:
+            left.pod_released(pod.metadata.name)
         if (revision := self.revisions.get(key)) is not None:
             revision.pod_changed(before, after)
             self._podautoscalers.controller.queue.add(key)

@@ -130,6 +130,14 @@ class Revision:
         self._tell_members()
         self.loop.wake()
 
+    def pod_released(self, name: str) -> None:
+        """Somebody has taken a pod out of this revision by its label: it lives on, and takes no calls."""
+        self._forget(name)
+        self._shards.drain_pod(name)
+        self._coordination.touch(self._service.name)
+        self._tell_members()
+        self.loop.wake()
+
     def _forget(self, name: str) -> None:
         self._prober.forget(name)
         self._passing.discard(name)

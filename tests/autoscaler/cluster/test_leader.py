@@ -134,6 +134,23 @@ async def test_nothing_is_remembered_of_a_revision_that_goes_while_its_network_i
         assert not leader.revisions
 
 
+async def test_a_pod_that_is_given_another_label_is_no_pod_of_its_revision_any_more() -> None:
+    kube = Watched()
+    await whole(kube)
+    await kube.begin(pod_body("a", "10.0.0.5"), kinds.POD)
+    async with leading(kube) as leader:
+        service = leader._services.get("ns/cart")
+        assert service is not None
+        assert list(service.placement.members) == ["a"]
+        await kube.begin(pod_body("a", "10.0.0.5", revision="taken-out"), kinds.POD)
+        await settle()
+        assert not service.placement.members
+        assert leader._caches.pods_of("ns/cart-1") == []
+        await kube.delete(kinds.POD, NAMESPACE, "a")
+        await settle()
+        assert not leader._caches._pods_by_revision
+
+
 # Terms begin and end -----------------------------------------------------------------------------------------------------
 
 
