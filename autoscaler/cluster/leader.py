@@ -69,6 +69,8 @@ class Leader:
                     group.create_task(task)
                 await self._first_pass()
                 await self._coordination.start("0.0.0.0" if ":" not in self._settings.address else "[::]", self._settings.port)
+                for revision in self.revisions.values():
+                    revision.let_in()
                 for task in (self._coordination.run(), self._lead_here()):
                     group.create_task(task)
         finally:

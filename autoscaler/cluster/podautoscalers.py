@@ -67,12 +67,11 @@ class PodAutoscalers:
         await asyncio.gather(*(revision.stop() for revision in self.revisions.values()))
 
     async def _look(self, key: str) -> float | None:
-        try:
-            return await self._reconcile(key)
-        finally:
-            self.unseen.discard(key)
-            if not self.unseen:
-                self.all_seen.set()
+        again = await self._reconcile(key)  # one that fails has not been looked at
+        self.unseen.discard(key)
+        if not self.unseen:
+            self.all_seen.set()
+        return again
 
     async def _reconcile(self, key: str) -> float | None:
         pa = self._caches.podautoscalers.items.get(key)

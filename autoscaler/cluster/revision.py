@@ -59,8 +59,8 @@ class Revision:
         self.loop = _Loop(self._scaler(), self.pods, self._shards, clock, tick, deployment.spec.replicas, on_change, self._vouched_for)
         self._prober = Prober(self._passed)
         self._passing: set[str] = set()
-        self._joining_until = clock() + JOIN_AGAIN
         self._clock = clock
+        self.let_in()
         self._tasks: list[asyncio.Task[None]] = []
 
     def _scaler(self) -> RevisionScaler:
@@ -74,6 +74,10 @@ class Revision:
     def start(self) -> None:
         """Begin to decide and to write replicas."""
         self._tasks = [asyncio.create_task(self.loop.run()), asyncio.create_task(self.pods.run())]
+
+    def let_in(self) -> None:
+        """Proxies may join from now on."""
+        self._joining_until = self._clock() + JOIN_AGAIN
 
     async def stop(self) -> None:
         """Decide nothing more; pods stay as they are."""

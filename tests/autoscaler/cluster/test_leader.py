@@ -154,6 +154,21 @@ async def test_a_pod_that_is_given_another_label_is_no_pod_of_its_revision_any_m
 # Terms begin and end -----------------------------------------------------------------------------------------------------
 
 
+async def test_a_revision_whose_first_look_fails_has_not_been_looked_at() -> None:
+    kube = Watched()
+    await whole(kube)
+    busy = [TooManyRequests(429, "TooManyRequests", "busy", retry_after=0.0)]
+    kube.fail = lambda call: busy[0] if busy and call.startswith("create services/") else None
+    async with leading(kube) as leader:
+        ours = leader._podautoscalers
+        assert ours.unseen == {"ns/cart-1"}
+        assert not ours.all_seen.is_set()
+        busy.clear()
+        async with asyncio.timeout(PATIENCE):
+            await ours.all_seen.wait()
+        assert list(leader.revisions) == ["ns/cart-1"]
+
+
 @contextlib.asynccontextmanager
 async def term(kube: Watched) -> AsyncIterator[tuple[Leader, asyncio.Future[None]]]:
     """A whole term, once proxies and activators are let in."""
@@ -167,3 +182,12 @@ async def term(kube: Watched) -> AsyncIterator[tuple[Leader, asyncio.Future[None
     yield leader, running
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_revisions_are_told_when_proxies_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[str]()
+    monkeypatch.setattr(Revision, "let_in", lambda revision: told.append(revision.pa.metadata.name))
+    kube = Watched()
+    await whole(kube)
+    async with term(kube):
+        assert told == ["cart-1", "cart-1"], "when it is taken in, and again when they can come"

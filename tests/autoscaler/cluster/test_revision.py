@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -301,3 +302,18 @@ async def test_what_was_decided_is_told_once(world: World) -> None:
     await world.tick(load=1.0)
     await world.tick(load=1.0)
     assert world.changes == changes
+
+
+# The end ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_kubelet_s_word_counts_from_when_proxies_may_join(world: World) -> None:
+    """A leader with much to look at lets them in late."""
+    world.pods["a"] = pod("a")
+    revision = await world.begin(PAIRED)
+    world.now += JOIN_AGAIN
+    assert revision.ready == 0
+    revision.let_in()
+    assert revision.ready == 1
+    world.now += JOIN_AGAIN
+    assert revision.ready == 0
