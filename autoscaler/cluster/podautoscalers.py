@@ -63,8 +63,9 @@ class PodAutoscalers:
             self.controller.queue.add(key)
 
     async def stop(self) -> None:
-        """Decide nothing more; pods stay as they are."""
+        """Decide nothing more, tell nothing more; pods stay as they are."""
         await asyncio.gather(*(revision.stop() for revision in self.revisions.values()))
+        await self._recorder.close()
 
     async def _look(self, key: str) -> float | None:
         again = await self._reconcile(key)  # one that fails has not been looked at

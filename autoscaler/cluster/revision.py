@@ -83,8 +83,10 @@ class Revision:
         """Decide nothing more; pods stay as they are."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._prober.close()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            await self._prober.close()  # also when the leader's end interrupts a revision's
 
     def update(self, pa: PodAutoscaler, settings: ScaleSettings) -> bool:
         """Take over what changed of the PodAutoscaler, its policy or the defaults; what was measured stays. True for other settings."""

@@ -169,6 +169,19 @@ async def test_a_revision_whose_first_look_fails_has_not_been_looked_at() -> Non
         assert list(leader.revisions) == ["ns/cart-1"]
 
 
+async def test_nothing_is_told_after_the_end_of_a_term() -> None:
+    kube = Watched()
+    await whole(kube)
+    async with leading(kube) as leader:
+        kube.fail = lambda call: TooManyRequests(429, "TooManyRequests", "busy") if call.startswith("create events/") else None
+        (pa,) = leader._caches.podautoscalers.items.values()
+        recorder = leader._podautoscalers._recorder
+        recorder.tell(kinds.POD_AUTOSCALER, pa, "Scaled", "from 1 to 2")
+        await settle()
+        (telling,) = recorder._tasks
+    assert telling.cancelled()
+
+
 @contextlib.asynccontextmanager
 async def term(kube: Watched) -> AsyncIterator[tuple[Leader, asyncio.Future[None]]]:
     """A whole term, once proxies and activators are let in."""

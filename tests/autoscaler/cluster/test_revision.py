@@ -307,6 +307,20 @@ async def test_what_was_decided_is_told_once(world: World) -> None:
 # The end ----------------------------------------------------------------------------------------------------------------
 
 
+async def test_no_pod_is_probed_any_more_when_the_leader_s_end_interrupts_a_revision_s(world: World) -> None:
+    revision = await world.begin()
+    world.set(pod("a", ready=False))
+    revision.start()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert world.probes.followed
+    ending = asyncio.ensure_future(revision.stop())
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    assert not world.probes.followed
+
+
 async def test_the_kubelet_s_word_counts_from_when_proxies_may_join(world: World) -> None:
     """A leader with much to look at lets them in late."""
     world.pods["a"] = pod("a")
