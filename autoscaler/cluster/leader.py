@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from autoscaler.cluster import naming
@@ -19,19 +19,24 @@ from autoscaler.cluster.podautoscalers import PodAutoscalers
 from autoscaler.cluster.revision import Revision
 from autoscaler.cluster.services import Services
 from autoscaler.cluster.settings import Settings
-from autoscaler.cluster.shard_maps import ShardMapStore
+from autoscaler.cluster.shard_maps import Followed, ShardMapStore
 from autoscaler.coordination import CoordinationServer
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.controller import Controller
 from cloudstate_core.kube.objects import PodAutoscaler
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
+from cloudstate_core.shard_map import ShardMap
 
 log = logging.getLogger(__name__)
 
 SERVICE = "cloudstate-autoscaler"
 FIRST_PASS = 10.0
 """Seconds after which proxies and activators are let in although not every revision has been looked at."""
+
+
+class _Over(Exception):
+    """This term has to end."""
 
 
 class Leader:
@@ -42,6 +47,7 @@ class Leader:
         self._caches = Caches(client, settings)
         self._coordination = CoordinationServer(time.monotonic, self._keep)
         self._store = ShardMapStore(client, self._methods)
+        self._followed = asyncio.Event()
         self._services = Services(self._coordination, self._store)
         self._podautoscalers = PodAutoscalers(client, settings, self._caches, self._services, self._coordination)
 
@@ -53,7 +59,7 @@ class Leader:
     # Life ---------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Lead until cancelled."""
+        """Lead until cancelled, or until another leader's map shows that this one does not know what is kept any more."""
         self._listen()
         self._coordination.on_stats, self._coordination.on_heard = self._on_stats, self._on_heard
         self._coordination.on_members = self._on_members
@@ -71,10 +77,17 @@ class Leader:
                 await self._coordination.start("0.0.0.0" if ":" not in self._settings.address else "[::]", self._settings.port)
                 for revision in self.revisions.values():
                     revision.let_in()
-                for task in (self._coordination.run(), self._lead_here()):
+                for task in (self._coordination.run(), self._lead_here(), self._until_followed()):
                     group.create_task(task)
+        except* _Over:
+            log.warning("another leader has written shard maps: this term ends")
         finally:
             await asyncio.shield(self._end())
+
+    async def _until_followed(self) -> None:
+        """Raise once a map was not taken because of another leader's: whoever leads next reads anew what is kept."""
+        await self._followed.wait()
+        raise _Over
 
     async def _end(self) -> None:
         await self._podautoscalers.stop()
@@ -187,8 +200,12 @@ class Leader:
             if (revision := self.revisions.get(f"{namespace}/{name}")) is not None:
                 revision.members_changed()
 
-    def _keep(self, kept: Any) -> Coroutine[Any, Any, None]:
-        return self._store.keep(kept)
+    async def _keep(self, kept: ShardMap) -> None:
+        try:
+            await self._store.keep(kept)
+        except Followed:
+            self._followed.set()
+            raise
 
     def _methods(self, service: str) -> list[pb.Method]:
         return list(self._services.methods(service))

@@ -204,3 +204,20 @@ async def test_revisions_are_told_when_proxies_are_let_in(monkeypatch: pytest.Mo
     await whole(kube)
     async with term(kube):
         assert told == ["cart-1", "cart-1"], "when it is taken in, and again when they can come"
+
+
+async def test_a_term_ends_once_another_leader_s_map_shows_that_it_does_not_know_what_is_kept() -> None:
+    """As after somebody has deleted the Lease: no map of the service could ever be written again."""
+    kube = Watched()
+    await whole(kube, **{"cloudstate.io/paired": "v1", "cloudstate.io/shards": "4"})
+    async with term(kube) as (leader, running):
+        ours = free_map("ns/cart", "j", 4, 10)
+        await leader._keep(ours)
+        shards: list[dict[str, Any]] = [{"owner": "b"}, {}, {}, {}]
+        theirs = {"spec": {"service": "ns/cart", "generation": 11, "journalID": "j", "shards": shards}}
+        await kube.merge(kinds.SHARD_MAP, NAMESPACE, "cart", theirs)
+        with pytest.raises(KubeError, match="another leader"):
+            await leader._keep(ours.changed({0: Entry("a")}))
+        async with asyncio.timeout(PATIENCE):
+            await running
+    assert kube.read(kinds.SHARD_MAP, NAMESPACE, "cart").spec.shards[0].owner == "b"
