@@ -39,7 +39,7 @@ class ClusterPods:
         self._known, self._clock = known, clock
         self._has: int | None = self.wanted
         """Replicas of the Deployment; None = that cannot be known now."""
-        self._generation = deployment.metadata.generation
+        self._seen = deployment.metadata.uid, deployment.metadata.generation
         self._sent: deque[int] = deque(maxlen=100)
         """Replicas that were written and have not been seen yet."""
         self._first_seen: dict[str, float] = {}
@@ -98,9 +98,10 @@ class ClusterPods:
 
     def observed(self, deployment: objects.Deployment) -> bool:
         """The Deployment as the API server tells it; True when somebody else has changed its replicas."""
-        if deployment.metadata.generation == self._generation:
+        seen = deployment.metadata.uid, deployment.metadata.generation  # one that was made again counts from the start
+        if seen == self._seen:
             return False
-        self._generation, replicas = deployment.metadata.generation, deployment.spec.replicas
+        self._seen, replicas = seen, deployment.spec.replicas
         ours = replicas in self._sent
         while ours and self._sent.popleft() != replicas:
             pass

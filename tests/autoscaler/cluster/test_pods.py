@@ -381,3 +381,13 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+async def test_a_deployment_made_again_is_looked_at_although_its_generation_is_the_same() -> None:
+    """As a list tells it that was read after the watch had broken."""
+    kube = Kube()
+    deployment = objects.Deployment(objects.Metadata(NAME, NAMESPACE, uid="old", generation=1), objects.ScaleSpec(1))
+    driver = ClusterPods(kube, deployment, list, lambda: 0.0)  # type: ignore[arg-type]
+    again = objects.Deployment(objects.Metadata(NAME, NAMESPACE, uid="new", generation=1), objects.ScaleSpec(3))
+    assert driver.observed(again)
+    assert driver.wanted == 3
