@@ -21,6 +21,7 @@ class Caches:
         self.pods = Cache(client, kinds.POD, labels=naming.REVISION)
         self.deployments = Cache(client, kinds.DEPLOYMENT, labels=naming.REVISION)
         self.services = Cache(client, kinds.SERVICE, labels=f"{naming.MANAGED_BY}={naming.MANAGER}")
+        self.endpoints = Cache(client, kinds.ENDPOINTS, labels=f"{naming.MANAGED_BY}={naming.MANAGER}") if settings.endpoints else None
         self.slices = Cache(client, kinds.ENDPOINT_SLICE, labels=f"{naming.SLICE_MANAGED_BY}={naming.MANAGER}")
         self.routes = Cache(client, kinds.ROUTE)
         self.revisions = Cache(client, kinds.REVISION)
@@ -34,7 +35,7 @@ class Caches:
         """Every cache, what others refer to first."""
         return [
             self.config, self.policies, self.routes, self.revisions, self.deployments, self.pods, self.activators, self.services,
-            self.slices, self.podautoscalers,
+            self.slices, *([self.endpoints] if self.endpoints is not None else ()), self.podautoscalers,
         ]  # fmt: skip
 
     def pods_of(self, revision: str) -> list[objects.Pod]:

@@ -121,8 +121,9 @@ class Leader:
         self._caches.pods.listen(self._pod_changed)
         self._caches.deployments.listen(self._deployment_changed)
         self._caches.routes.listen(self._route_changed)
-        for cache in (self._caches.services, self._caches.slices):
-            cache.listen(self._network_changed)
+        for cache in (self._caches.services, self._caches.slices, self._caches.endpoints):
+            if cache is not None:
+                cache.listen(self._network_changed)
         self._caches.activators.listen(lambda before, after: self._podautoscalers.all_again() if _address(before) != _address(after) else None)
         self._caches.policies.listen(self._policy_changed)
         self._caches.config.listen(self._config_changed)
@@ -165,7 +166,7 @@ class Leader:
         self._services.set_traffic(route.metadata.key, after)
 
     def _network_changed(self, before: Any, after: Any) -> None:
-        """A Service or slice of ours: what somebody has deleted or edited comes back."""
+        """A Service, slice or Endpoints of ours: what somebody has deleted or edited comes back."""
         if before is not None:
             for key in self._podautoscalers.network.changed(before):
                 self._podautoscalers.controller.queue.add(key)

@@ -11,11 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoscaler.cluster.naming import MANAGER
-from autoscaler.cluster.networking import Body, is_as_wanted, owned_by, private_service, public_endpoints, public_service, public_slice, slice_name
+from autoscaler.cluster.networking import (
+    Body,
+    NetworkObject,
+    is_as_wanted,
+    owned_by,
+    private_service,
+    public_endpoints,
+    public_service,
+    public_slice,
+    slice_name,
+)
 from cloudstate_core.kube.api import Conflict, Kind
 from cloudstate_core.kube.client import KubeClient
 from cloudstate_core.kube.kinds import ENDPOINT_SLICE, ENDPOINTS, SERVICE
-from cloudstate_core.kube.objects import EndpointSlice, PodAutoscaler, Service
+from cloudstate_core.kube.objects import Endpoints, EndpointSlice, PodAutoscaler, Service
 
 
 class Path(enum.Enum):
@@ -27,13 +37,17 @@ class Path(enum.Enum):
 
 
 class Network:
-    """Writes the network of revisions. `services` and `slices` are what the API server has, by '<namespace>/<name>', as last seen."""
+    """Writes the network of revisions. `services` and the rest are what the API server has, by '<namespace>/<name>', as last seen."""
 
     def __init__(
-        self, client: KubeClient, services: Mapping[str, Service], slices: Mapping[str, EndpointSlice], endpoints_too: bool = False
+        self,
+        client: KubeClient,
+        services: Mapping[str, Service],
+        slices: Mapping[str, EndpointSlice],
+        endpoints: Mapping[str, Endpoints] | None = None,
     ) -> None:
-        """`endpoints_too`: write core Endpoints as well, for ingresses that read those (Kourier before 1.21)."""
-        self._client, self._services, self._slices, self._endpoints_too = client, services, slices, endpoints_too
+        """With `endpoints` core Endpoints are written as well, for ingresses that read those (Kourier before 1.21)."""
+        self._client, self._services, self._slices, self._endpoints = client, services, slices, endpoints
         self._written: dict[str, dict[str, str]] = {}
         """By PodAutoscaler ('<namespace>/<name>') and object: what was written since the object was last seen to change."""
 
@@ -44,22 +58,17 @@ class Network:
                 return Path.FOREIGN
         held = self._slices.get(f"{pa.metadata.namespace}/{slice_name(pa)}")
         if activators:
-            if self._endpoints_too:
-                await self._write_endpoints(pa, activators)
+            # Also because Kubernetes deletes them with the Service, which comes back.
+            if self._endpoints is not None and not await self._bring(
+                pa, ENDPOINTS, self._endpoints.get(pa.metadata.key), public_endpoints(pa, activators)
+            ):
+                return Path.FOREIGN
             return Path.READY if await self._bring(pa, ENDPOINT_SLICE, held, public_slice(pa, activators)) else Path.FOREIGN
         # All activators are gone: the slice stays as it is, since an ingress drops the hosts of a service without endpoints.
         written = f"{ENDPOINT_SLICE.plural}/{slice_name(pa)}" in self._written.get(pa.metadata.key, {})
         return Path.READY if written or (held is not None and owned_by(held, pa) and held.endpoints) else Path.OPEN
 
-    async def _write_endpoints(self, pa: PodAutoscaler, activators: Sequence[str]) -> None:
-        """The same as the slice in the older form, when it is another one than the last time."""
-        body, written = public_endpoints(pa, activators), self._written.setdefault(pa.metadata.key, {})
-        name, text = f"{ENDPOINTS.plural}/{pa.metadata.name}", json.dumps(body, sort_keys=True)
-        if written.get(name) != text:
-            await self._client.apply(ENDPOINTS, pa.metadata.namespace, pa.metadata.name, body, MANAGER)
-            written[name] = text
-
-    async def _bring(self, pa: PodAutoscaler, kind: Kind[Any], found: Service | EndpointSlice | None, body: Body) -> bool:
+    async def _bring(self, pa: PodAutoscaler, kind: Kind[Any], found: NetworkObject | None, body: Body) -> bool:
         """Make one object as wanted; False when it is somebody else's."""
         if found is not None and not owned_by(found, pa):
             return False
@@ -95,9 +104,9 @@ class Network:
             await self._client.apply(kind, namespace, name, body, MANAGER)
         return True
 
-    def changed(self, found: Service | EndpointSlice) -> list[str]:
+    def changed(self, found: NetworkObject) -> list[str]:
         """An object of ours was changed or deleted, by whomever: look at it again. Keys of the PodAutoscalers that it belongs to."""
-        kind = SERVICE if isinstance(found, Service) else ENDPOINT_SLICE
+        kind = next(kind for kind in (SERVICE, ENDPOINT_SLICE, ENDPOINTS) if isinstance(found, kind.model))
         keys = [f"{found.metadata.namespace}/{owner.name}" for owner in found.metadata.owner_references if owner.controller]
         for key in keys:
             self._written.get(key, {}).pop(f"{kind.plural}/{found.metadata.name}", None)

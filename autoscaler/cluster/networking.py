@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoscaler.cluster.naming import H2C, MANAGED_BY, MANAGER, REVISION_UID, SLICE_MANAGED_BY, data_port
-from cloudstate_core.kube.objects import EndpointSlice, PodAutoscaler, Service
+from cloudstate_core.kube.objects import Endpoints, EndpointSlice, PodAutoscaler, Service
 
 Body = dict[str, Any]
+NetworkObject = Service | EndpointSlice | Endpoints
 HTTPS = 8112
 
 
@@ -116,12 +117,12 @@ def _metadata(pa: PodAutoscaler, name: str) -> Body:
     return {"name": name, "namespace": pa.metadata.namespace, "labels": labels, "ownerReferences": [owner]}
 
 
-def owned_by(found: Service | EndpointSlice, pa: PodAutoscaler) -> bool:
+def owned_by(found: NetworkObject, pa: PodAutoscaler) -> bool:
     """True when an object's controller is this PodAutoscaler, and not another one that had its name."""
     return any(owner.controller and owner.uid == pa.metadata.uid for owner in found.metadata.owner_references)
 
 
-def is_as_wanted(found: Service | EndpointSlice, body: Body) -> bool:
+def is_as_wanted(found: NetworkObject, body: Body) -> bool:
     """True when an object is as `body` would make it, as far as traffic depends on it."""
     if not body["metadata"]["labels"].items() <= found.metadata.labels.items():
         return False
@@ -129,6 +130,9 @@ def is_as_wanted(found: Service | EndpointSlice, body: Body) -> bool:
         wanted = [(p["name"], p["port"], p["targetPort"], p.get("appProtocol", "")) for p in body["spec"]["ports"]]
         ports = [(p.name, p.port, p.target_port, p.app_protocol) for p in found.spec.ports]
         return ports == wanted and found.spec.selector == body["spec"].get("selector", {})
+    if isinstance(found, Endpoints):
+        subsets = [([a.ip for a in subset.addresses], [(p.name, p.port) for p in subset.ports]) for subset in found.subsets]
+        return subsets == [([a["ip"] for a in s["addresses"]], [(p["name"], p["port"]) for p in s["ports"]]) for s in body["subsets"]]
     addresses = [list(endpoint.addresses) for endpoint in found.endpoints if endpoint.conditions.ready is not False]
     return (
         addresses == [endpoint["addresses"] for endpoint in body["endpoints"]]

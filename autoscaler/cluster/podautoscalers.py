@@ -45,7 +45,8 @@ class PodAutoscalers:
         self, client: KubeClient, settings: Settings, caches: Caches, services: Services, coordination: CoordinationServer
     ) -> None:
         self.revisions: dict[str, Revision] = {}
-        self.network = Network(client, caches.services.items, caches.slices.items, settings.endpoints)
+        endpoints = caches.endpoints.items if caches.endpoints is not None else None
+        self.network = Network(client, caches.services.items, caches.slices.items, endpoints)
         self.policies, self.defaults = Policies(), Defaults()
         self.controller = Controller("podautoscalers", self._look, workers=8)
         self.policies_controller = Controller("policies", self._reconcile_policy, workers=1)

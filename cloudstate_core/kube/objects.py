@@ -226,6 +226,25 @@ class EndpointSlice(Object, frozen=True):
     ports: tuple[Port, ...] = ()
 
 
+class EndpointAddress(Struct, frozen=True):
+    """One address of Endpoints."""
+
+    ip: str = ""
+
+
+class EndpointSubset(Struct, frozen=True):
+    """Addresses that have the same ports."""
+
+    addresses: tuple[EndpointAddress, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+
+class Endpoints(Object, frozen=True):
+    """Endpoints, the form of an EndpointSlice that older ingresses read."""
+
+    subsets: tuple[EndpointSubset, ...] = ()
+
+
 # Knative ----------------------------------------------------------------------------------------------------------------
 
 

@@ -151,9 +151,9 @@ async def activator(kube: Watched) -> None:
 
 
 @contextlib.asynccontextmanager
-async def leading(kube: Watched) -> AsyncIterator[Leader]:
+async def leading(kube: Watched, settings: Settings = SETTINGS) -> AsyncIterator[Leader]:
     """A leader that follows the API server and brings PodAutoscalers to their state; nobody can call it."""
-    leader = Leader(kube, SETTINGS)  # type: ignore[arg-type]
+    leader = Leader(kube, settings)  # type: ignore[arg-type]
     leader._listen()
     caches, ours = leader._caches.all(), leader._podautoscalers
     tasks = [asyncio.ensure_future(cache.run()) for cache in caches]

@@ -47,6 +47,19 @@ async def test_a_revision_is_taken_in_and_let_go() -> None:
         assert not leader.revisions
 
 
+@pytest.mark.parametrize("plural", ["services", "endpointslices", "endpoints"])
+async def test_what_somebody_deletes_of_the_network_comes_back(plural: str) -> None:
+    kube = Watched()
+    await whole(kube)
+    kind = {"services": kinds.SERVICE, "endpointslices": kinds.ENDPOINT_SLICE, "endpoints": kinds.ENDPOINTS}[plural]
+    name = "cart-1-activators" if plural == "endpointslices" else "cart-1"
+    async with leading(kube, dataclasses.replace(SETTINGS, endpoints=True)):
+        assert (plural, NAMESPACE, name) in kube.held
+        await kube.delete(kind, NAMESPACE, name)
+        await settle()
+        assert (plural, NAMESPACE, name) in kube.held
+
+
 # What is told ------------------------------------------------------------------------------------------------------------
 
 

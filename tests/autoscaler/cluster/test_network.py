@@ -22,14 +22,16 @@ class Cluster:
         self.kube = Kube()
         self.services: dict[str, Any] = {}
         self.slices: dict[str, Any] = {}
+        self.endpoints: dict[str, Any] = {}
         self.network = self.restarted()
 
-    def restarted(self) -> Network:
-        return Network(self.kube, self.services, self.slices)  # type: ignore[arg-type]
+    def restarted(self, endpoints_too: bool = False) -> Network:
+        self.network = Network(self.kube, self.services, self.slices, self.endpoints if endpoints_too else None)  # type: ignore[arg-type]
+        return self.network
 
     def see(self) -> set[str]:
         touched: set[str] = set()
-        for kind, held in ((kinds.SERVICE, self.services), (kinds.ENDPOINT_SLICE, self.slices)):
+        for kind, held in ((kinds.SERVICE, self.services), (kinds.ENDPOINT_SLICE, self.slices), (kinds.ENDPOINTS, self.endpoints)):
             now = {f"{ns}/{name}": self.kube.read(kind, ns, name) for plural, ns, name in self.kube.held if plural == kind.plural}  # type: ignore[arg-type]
             for key in held.keys() | now.keys():
                 before, after = held.get(key), now.get(key)
@@ -154,10 +156,30 @@ async def test_a_write_that_failed_is_tried_again() -> None:
 
 async def test_endpoints_are_written_too_where_an_ingress_reads_them() -> None:
     cluster, pa = Cluster(), podautoscaler()
-    network = Network(cluster.kube, cluster.services, cluster.slices, endpoints_too=True)  # type: ignore[arg-type]
+    network = cluster.restarted(endpoints_too=True)
     for _ in range(2):
         assert await network.ensure(pa, ["10.0.0.2", "10.0.0.1"]) is Path.READY
     assert cluster.writes == 4
     written = cluster.kube.held["endpoints", pa.metadata.namespace, pa.metadata.name]
     assert [address["ip"] for address in written["subsets"][0]["addresses"]] == ["10.0.0.1", "10.0.0.2"]
     assert written["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"] == "true", "or it would be copied into a second slice"
+
+
+@pytest.mark.parametrize("told", ["before they are written again", "after"])
+async def test_endpoints_come_back_that_kubernetes_deletes_with_a_service_that_comes_back(told: str) -> None:
+    """Its controller does so for every Service that is deleted; an ingress drops the hosts of one without endpoints."""
+    cluster, pa = Cluster(), podautoscaler()
+    network = cluster.restarted(endpoints_too=True)
+    await network.ensure(pa, ACTIVATORS)
+    cluster.see()
+    writes = cluster.writes
+    await network.ensure(pa, ACTIVATORS)
+    assert cluster.writes == writes
+    await cluster.kube.delete(kinds.SERVICE, NAMESPACE, "cart-1")
+    if told == "after":
+        assert cluster.see() == {"ns/cart-1"}
+        await network.ensure(pa, ACTIVATORS)
+    await cluster.kube.delete(kinds.ENDPOINTS, NAMESPACE, "cart-1")
+    assert cluster.see() == {"ns/cart-1"}
+    await network.ensure(pa, ACTIVATORS)
+    assert {plural for plural, _, name in cluster.kube.held if name == "cart-1"} == {"services", "endpoints"}
