@@ -8,8 +8,8 @@ from cloudstate_core.kube.objects import PodAutoscaler
 
 CLASS = "concurrency.cloudstate.io"
 CLASS_KEY = f"{PREFIX}class"
-SERVICE, CONFIGURATION, REVISION, REVISION_UID = (
-    f"serving.knative.dev/{name}" for name in ("service", "configuration", "revision", "revisionUID")
+SERVICE, SERVICE_UID, CONFIGURATION, REVISION, REVISION_UID = (
+    f"serving.knative.dev/{name}" for name in ("service", "serviceUID", "configuration", "revision", "revisionUID")
 )
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MANAGER = "cloudstate-autoscaler"

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from autoscaler.cluster.naming import is_paired, service_of, shards_of
+from autoscaler.cluster.naming import SERVICE_UID, is_paired, service_of, shards_of
 from autoscaler.cluster.shard_maps import ShardMapStore
 from autoscaler.coordination import CoordinationServer, RevisionSpec
 from autoscaler.placement.by_pod import PlainByPod, ShardsByPod
 from autoscaler.placement.plain import PlainMembers
 from autoscaler.placement.service import PlacementSettings, ServicePlacement
+from cloudstate_core.kube.api import Conflict
 from cloudstate_core.kube.objects import PodAutoscaler, Route
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 
@@ -35,6 +36,8 @@ class Service:
     traffic: dict[str, float] = field(default_factory=dict)
     eagerness: dict[str, PlacementSettings] = field(default_factory=dict)
     """How eagerly shards move, as each revision's policy has it; the default revision's counts."""
+    uid: str = ""
+    """Of the Knative Service that its map was made for; '' = that was not told."""
 
     @property
     def default_revision(self) -> str:
@@ -78,12 +81,17 @@ class Services:
     async def add_revision(
         self, pa: PodAutoscaler, route: Callable[[], Route | None], timeout: int, settings: PlacementSettings
     ) -> Service:
-        """Take a revision in, or take over what changed of it. KubeError when what is kept of its service cannot be read now."""
-        name, revision = service_of(pa), pa.metadata.name
+        """Take a revision in, or take over what changed of it. KubeError when what is kept of its service cannot be read now; Conflict
+        while revisions are still here of a service of the name that was deleted: shards and journal of the new one may be others.
+        """
+        name, revision, uid = service_of(pa), pa.metadata.name, pa.metadata.labels.get(SERVICE_UID, "")
         if is_paired(pa):
             # One at a time: a second look at what is kept would not know what the first one has written since.
             async with self._adding.setdefault(name, asyncio.Lock()):
                 service = self._part(name, paired=True) or await self._add_paired(name, pa, settings)
+            if service.uid and uid and uid != service.uid:
+                raise Conflict(409, "Conflict", f"service {name}: was made again, and revisions from before are still here")
+            service.uid = service.uid or uid
         else:
             service = self._part(name, paired=False) or self._add_plain(name)
         service.revisions[revision] = RevisionSpec(revision, 0.0, pa.spec.container_concurrency, timeout)

@@ -14,7 +14,7 @@ from autoscaler.placement.by_pod import PlainByPod, ShardsByPod
 from autoscaler.placement.plain import PlainMembers
 from autoscaler.placement.service import PlacementSettings, ServicePlacement
 from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.api import KubeError
+from cloudstate_core.kube.api import Conflict, KubeError
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.shard_map import Entry, ShardMap
 
@@ -198,3 +198,27 @@ async def test_a_pod_of_a_revision_that_is_not_ours_any_more_gives_its_shards_up
     world.services.pod_left("ns/cart", "a", ended=True)
     assert list(placement.members) == ["b"]
     world.services.pod_left("ns/other", "a", ended=True)
+
+
+async def test_a_service_made_again_does_not_begin_with_the_shards_and_the_journal_of_the_one_before() -> None:
+    """Its first revision may come while the last of the other is not gone yet."""
+    world = World()
+
+    def revision(name: str, service: str, shards: str) -> Any:
+        return podautoscaler(name, PAIRED | {"cloudstate.io/shards": shards}, {"serving.knative.dev/serviceUID": service}, uid=name)
+
+    async def add(pa: Any) -> Any:
+        return await world.services.add_revision(pa, lambda: None, 30, SETTINGS)
+
+    old, new = revision("cart-3", "k1", "16"), revision("cart-1", "k2", "32")
+    await add(old)
+    with pytest.raises(Conflict, match="made again"):
+        await add(new)
+    assert world.told("ns/cart").keys() == {"cart-3"}
+    assert world.services.of(new) is None
+    world.services.remove_revision(old)
+    service = await add(new)
+    assert service.placement.shard_count == 32
+    await add(revision("cart-2", "k2", "32"))
+    await add(revision("cart-4", "", "32"))
+    assert world.told("ns/cart").keys() == {"cart-1", "cart-2", "cart-4"}
