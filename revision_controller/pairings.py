@@ -71,6 +71,9 @@ class Pairings:
             return None
         found = await self._store(revision)
         found_now = verdict(revision, found, await self._secret_problem(revision, found))
+        present = self._revisions.items.get(key)
+        if present is None or present.metadata.uid != revision.metadata.uid:
+            return None  # gone meanwhile: what is told of it now would be remembered for ever
         before = self._recorder.last(revision.metadata.uid, PAIRING)
         if worth_telling(found_now, before, revision.metadata.creation_timestamp, datetime.now(UTC)):
             self._recorder.tell(REVISION, revision, found_now.reason, found_now.note, found_now.warning, PAIRING)

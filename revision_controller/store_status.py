@@ -77,7 +77,7 @@ class StoreStatus:
         if found is None:
             return None
         outcome = await self._outcome(found)
-        await self._tell(self._stores.items.get(key), found, outcome)
+        await self._tell(key, found, outcome)
         return AGAIN_GOOD if outcome.ready else AGAIN_BAD
 
     async def _outcome(self, found: StatefulStore) -> Outcome:
@@ -95,13 +95,20 @@ class StoreStatus:
         except NotFound:
             return None
 
-    async def _tell(self, present: StatefulStore | None, tested: StatefulStore, outcome: Outcome) -> None:
-        """Write the outcome, unless the spec has changed meanwhile: then the next test is due already."""
-        if present is None or present.metadata.generation != tested.metadata.generation or present.metadata.uid != tested.metadata.uid:
+    def _present(self, key: str, tested: StatefulStore) -> StatefulStore | None:
+        """The store as last seen; None when it is not the one that was tested any more: then the next test is due already."""
+        present, was = self._stores.items.get(key), tested.metadata
+        same = present is not None and (present.metadata.uid, present.metadata.generation) == (was.uid, was.generation)
+        return present if same else None
+
+    async def _tell(self, key: str, tested: StatefulStore, outcome: Outcome) -> None:
+        if (present := self._present(key, tested)) is None:
             return
         status = status_of(present, outcome, datetime.now(UTC))
         if status is None:
             return
         await self._client.merge(STATEFUL_STORE, present.metadata.namespace, present.metadata.name, {"status": status}, "status")
+        if self._present(key, tested) is None:
+            return  # gone meanwhile: what is told of it now would be remembered for ever
         note = outcome.message or "the store can be used"
         self._recorder.tell(STATEFUL_STORE, present, outcome.reason, note, not outcome.ready, topic="connection")

@@ -101,3 +101,21 @@ async def test_a_store_that_the_watch_has_not_brought_is_asked_for_before_it_is_
     await Pairings(client, revisions, Cache(client, STATEFUL_STORE), recorder).reconcile("shop/cart-1")
     assert recorder.last(revision().metadata.uid, PAIRING) == told
     await recorder.close()
+
+
+async def test_nothing_is_told_of_a_revision_that_goes_while_it_is_looked_at() -> None:
+    """Nobody would forget again what was told."""
+    revisions = Cache[Revision](None, REVISION)  # type: ignore[arg-type]
+
+    class Going(Server):
+        async def get(self, kind: Any, namespace: str, name: str) -> StatefulStore:
+            del revisions.items["shop/cart-1"]
+            recorder.forget(revision().metadata.uid)
+            return await super().get(kind, namespace, name)
+
+    client: Any = Going(None)
+    recorder = Recorder(client, "test", "test")
+    revisions.items["shop/cart-1"] = revision()
+    assert await Pairings(client, revisions, Cache(client, STATEFUL_STORE), recorder).reconcile("shop/cart-1") is None
+    assert not recorder._told
+    await recorder.close()

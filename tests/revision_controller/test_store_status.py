@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from cloudstate_core.kube.cache import Cache
+from cloudstate_core.kube.events import Recorder
+from cloudstate_core.kube.kinds import STATEFUL_STORE
 from cloudstate_core.kube.objects import Condition, Metadata, Secret, StatefulStore, StoreStatus
 from revision_controller.connection import Outcome, try_redis
 from revision_controller.store_status import IN_MEMORY, password_in, status_of, store_in
+from revision_controller.store_status import StoreStatus as StoreTests
 from revision_controller.stores import SecretKey, Store
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -162,3 +166,22 @@ async def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> N
         port = server.sockets[0].getsockname()[1]
         outcome = await try_redis(Store("carts", "redis", f"redis://127.0.0.1:{port}/0"), "")
     assert (outcome.ready, outcome.reason) == (False, "Unreachable")
+
+
+async def test_nothing_is_told_of_a_store_that_goes_while_its_status_is_written() -> None:
+    """Nobody would forget again what was told."""
+
+    class Server:
+        async def merge(self, *_: Any) -> None:
+            del stores.items["shop/carts"]
+            recorder.forget("")
+
+        async def create(self, *_: Any) -> None:
+            return None
+
+    client: Any = Server()
+    stores, recorder = Cache(client, STATEFUL_STORE), Recorder(client, "test", "test")
+    stores.items["shop/carts"] = store({"inMemory": {}})
+    await StoreTests(client, stores, recorder).reconcile("shop/carts")
+    assert not recorder._told
+    await recorder.close()
