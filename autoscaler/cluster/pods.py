@@ -40,6 +40,8 @@ class ClusterPods:
         self._has: int | None = self.wanted
         """Replicas of the Deployment; None = that cannot be known now."""
         self._seen = deployment.metadata.uid, deployment.metadata.generation
+        self._told = self.wanted
+        """Replicas of the Deployment as last seen."""
         self._sent: deque[int] = deque(maxlen=100)
         """Replicas that were written and have not been seen yet."""
         self._first_seen: dict[str, float] = {}
@@ -105,8 +107,9 @@ class ClusterPods:
         ours = replicas in self._sent
         while ours and self._sent.popleft() != replicas:
             pass
-        foreign = not ours and replicas != self._has
-        self._has = replicas
+        # The same as before: something else of it was changed, while ours is perhaps on its way.
+        foreign = not ours and replicas not in (self._has, self._told)
+        self._has = self._told = replicas
         if foreign:
             log.warning("%s/%s: somebody has set %d replicas", self._namespace, self._deployment, replicas)
             self.wanted = replicas

@@ -83,6 +83,10 @@ class Watched(Kube):
         await self._pass(f"merge {kind.plural}/{name}")
         return await super().merge(kind, namespace, name, body, subresource)
 
+    async def scale(self, kind: Kind[Any], namespace: str, name: str, replicas: int) -> None:
+        await self._pass(f"scale {kind.plural}/{name}")
+        await super().scale(kind, namespace, name, replicas)
+
     async def delete(self, kind: Kind[Any], namespace: str, name: str) -> None:
         with contextlib.suppress(NotFound):
             before = self.read(kind, namespace, name)

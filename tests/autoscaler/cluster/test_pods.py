@@ -18,6 +18,7 @@ from autoscaler.fleet import Phase, PodView, step
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import KubeError, TooManyRequests
 
+from .leading import Watched, deployment_body
 from .world import NAMESPACE, Kube, pod
 
 NAME = "cart-1-deployment"
@@ -391,3 +392,26 @@ async def test_a_deployment_made_again_is_looked_at_although_its_generation_is_t
     again = objects.Deployment(objects.Metadata(NAME, NAMESPACE, uid="new", generation=1), objects.ScaleSpec(3))
     assert driver.observed(again)
     assert driver.wanted == 3
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["under way", "failed"])
+async def test_a_change_of_something_else_of_the_deployment_is_no_change_of_its_replicas(fails: bool) -> None:
+    """Knative changes pods' templates; what this leader has set may not be there yet then."""
+    kube = Watched()
+    await kube.begin(deployment_body(replicas=3), kinds.DEPLOYMENT)
+    before = kube.read(kinds.DEPLOYMENT, NAMESPACE, NAME)
+    driver = ClusterPods(kube, before, list, lambda: 0.0)  # type: ignore[arg-type]
+    gate = kube.hold(f"scale deployments/{NAME}")
+    errors = [KubeError(500, "InternalError", "no")] if fails else []
+    kube.fail = lambda call: errors.pop() if errors and call.startswith("scale") else None
+    running = asyncio.create_task(driver.run())
+    await driver.start()
+    await settle()
+    if fails:
+        gate.set()
+        await settle()
+    await kube.begin({**deployment_body(replicas=3), "spec": {"replicas": 3, "template": {"another": "one"}}}, kinds.DEPLOYMENT)
+    assert not driver.observed(kube.read(kinds.DEPLOYMENT, NAMESPACE, NAME))
+    assert driver.wanted == 4
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
