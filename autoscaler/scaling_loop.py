@@ -116,7 +116,10 @@ class ScalingLoop:
 
     def heard(self, activator: str) -> None:
         """An activator has spoken, with statistics or to say that all is idle."""
-        self._heard[activator] = self._clock()
+        now = self._clock()
+        if activator not in self._heard:  # at rest nothing else forgets those that are gone
+            self._heard = {name: at for name, at in self._heard.items() if now - at <= SILENCE}
+        self._heard[activator] = now
 
     def on_stats(self, activator: str, concurrency: float, requests: float) -> None:
         """Statistics of one activator since its last message; a first request at zero is decided on at once."""

@@ -212,3 +212,11 @@ async def test_a_cancellation_is_not_lost_when_something_wakes_the_loop_in_that_
     for _ in range(100):
         await asyncio.sleep(0)
     assert running.cancelled()
+
+
+def test_activators_that_are_gone_are_not_remembered_at_rest() -> None:
+    world = World()
+    for n in range(1000):
+        world.now += SILENCE / 2
+        world.loop.heard(f"activator-{n}")
+    assert len(world.loop._heard) <= 3
