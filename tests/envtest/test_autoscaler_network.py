@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import NotFound
-from envtest.autoscaling import FAST, Cast, World, state, stats
+from envtest.autoscaling import FAST, Cast, World, autoscaler_of, state, stats
 from envtest.steps import eventually
 
 
@@ -121,3 +122,28 @@ async def test_pairing_can_be_switched_on_while_the_plain_revision_serves(world:
     assert activator.routes[f"{name}/plain"].plain
     await world.kube.delete(kinds.POD_AUTOSCALER, world.namespace, "hello-1")
     await eventually(told, lambda found: found == {"": ["b#1"], "/plain": []}, "the plain revision is gone")
+
+
+async def test_endpoints_that_are_deleted_with_their_service_come_back_with_it(world: World) -> None:
+    """Kubernetes' own controller, which does not run here, deletes them so."""
+
+    async def addresses() -> list[str]:
+        with contextlib.suppress(NotFound):
+            found = await world.kube.get(kinds.ENDPOINTS, world.namespace, "hello-1")
+            return [address.ip for subset in found.subsets for address in subset.addresses]
+        return []
+
+    await world.activator()
+    await world.revision("hello-1")
+    process, _ = autoscaler_of(world.namespace)
+    process.environment["AUTOSCALER_WRITE_ENDPOINTS"] = "true"
+    await process.start()
+    try:
+        await eventually(addresses, lambda found: found == ["10.1.2.3"], "Endpoints")
+        first = await world.kube.get(kinds.SERVICE, world.namespace, "hello-1")
+        await delete_service(world)
+        await world.kube.delete(kinds.ENDPOINTS, world.namespace, "hello-1")
+        await eventually(addresses, lambda found: found == ["10.1.2.3"], "Endpoints again")
+        assert (await world.kube.get(kinds.SERVICE, world.namespace, "hello-1")).metadata.uid != first.metadata.uid
+    finally:
+        assert await process.stop() == 0
