@@ -103,7 +103,7 @@ class Services:
         return next((s for s in self._parts(name) if isinstance(s.placement, ServicePlacement) is paired), None)
 
     async def _add_paired(self, name: str, pa: PodAutoscaler, settings: PlacementSettings) -> Service:
-        kept, methods = await self._store.load(name) or (None, [])
+        kept, methods = await self._store.load(name, pa.metadata.labels.get(SERVICE_UID, "")) or (None, [])
         if (plain := self._services.pop(name, None)) is not None:
             plain.name = name + PLAIN
             self._services[plain.name] = plain

@@ -71,6 +71,8 @@ class Followed(Conflict):
 class _Record:
     """What is known of one service's object."""
 
+    uid: str
+    """Of its Knative Service, when its revisions tell that; '' = look for the Service."""
     owner: objects.Object | None
     version: str = ""
     """'' = there is none."""
@@ -95,14 +97,17 @@ class ShardMapStore:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._records: dict[str, _Record] = {}
 
-    async def load(self, service: str) -> tuple[ShardMap, list[pb.Method]] | None:
-        """What is kept of a service, or None; once, before the first `keep`. KubeError when that cannot be known now."""
-        async with self._lock(service):
-            return await self._load(service)
+    async def load(self, service: str, uid: str = "") -> tuple[ShardMap, list[pb.Method]] | None:
+        """What is kept of a service, or None; once, before the first `keep`. KubeError when that cannot be known now.
 
-    async def _load(self, service: str) -> tuple[ShardMap, list[pb.Method]] | None:
+        `uid` = of its Knative Service: by the time of the look that may be gone already, or be another one of the name.
+        """
+        async with self._lock(service):
+            return await self._load(service, uid)
+
+    async def _load(self, service: str, uid: str) -> tuple[ShardMap, list[pb.Method]] | None:
         namespace, _, name = service.partition("/")
-        record = self._records[service] = _Record(await self._owner(service))
+        record = self._records[service] = _Record(uid, await self._owner(service, uid))
         try:
             found = await self._client.get(SHARD_MAP, namespace, name)
         except NotFound:
@@ -113,8 +118,10 @@ class ShardMapStore:
             return None
         return kept, methods_of(found)
 
-    async def _owner(self, service: str) -> objects.Object | None:
+    async def _owner(self, service: str, uid: str) -> objects.Object | None:
         namespace, _, name = service.partition("/")
+        if uid:
+            return objects.Object(objects.Metadata(name, namespace, uid))
         with contextlib.suppress(NotFound):
             return await self._client.get(KNATIVE_SERVICE, namespace, name)
         return None
@@ -137,12 +144,14 @@ class ShardMapStore:
             raise
 
     async def _keep(self, record: _Record, kept: ShardMap) -> None:
+        if record.owner is None:  # it was just being made again when it was looked for
+            record.owner = await self._owner(kept.service, record.uid)
         record.ours[1:] = [*record.ours[1:][-UNKNOWN_LIMIT:], kept]
         try:
             written = await self._write(record, kept)
         except NotFound:
             # Also because the service was deleted, and perhaps made again: a map must not outlive its service, nor go with an earlier one.
-            record.version, record.owner = "", await self._owner(kept.service) or record.owner
+            record.version, record.owner = "", await self._owner(kept.service, record.uid) or record.owner
             if self._records.get(kept.service) is not record:
                 return
             written = await self._write(record, kept)
@@ -179,9 +188,10 @@ class ShardMapStore:
 
 
 def _of_an_earlier_service(found: objects.ShardMap, owner: objects.Object | None) -> bool:
-    """True for what a service left that was deleted and made again under its name: the API server has yet to delete it."""
-    owners = found.metadata.owner_references
-    return owner is not None and bool(owners) and all(each.uid != owner.metadata.uid for each in owners)
+    """True for what a service left that was deleted and made again under its name: the API server has yet to delete it, or never will, as
+    it was written when that service was gone already.
+    """
+    return owner is not None and all(each.uid != owner.metadata.uid for each in found.metadata.owner_references)
 
 
 def _same(a: ShardMap, b: ShardMap) -> bool:

@@ -208,3 +208,36 @@ async def test_a_map_that_is_not_taken_is_written_again_later_and_later_and_as_l
     assert waits == [0.2, 0.4, 0.8, 1.6, 2.0, 7.0]
     await one.keep(FIRST)
     assert kept(kube) == FIRST
+
+
+async def test_a_service_that_is_made_again_while_it_is_looked_for_owns_its_map_all_the_same() -> None:
+    kube = Kube()
+    one = store(kube)
+    await one.load("ns/cart")
+    await one.keep(FIRST)
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k1"}})
+    await one.keep(SECOND)
+    assert [owner.uid for owner in kube.read(kinds.SHARD_MAP, NAMESPACE, "cart").metadata.owner_references] == ["k1"]
+
+
+async def test_a_map_belongs_to_the_service_that_its_revisions_name_and_not_to_the_next_of_the_name() -> None:
+    """The last revision of a deleted service may be taken in when the next one is there already, as by a new leader."""
+    kube = Kube()
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k2"}})
+    before, after = store(kube), store(kube)
+    assert await before.load("ns/cart", "k1") is None
+    await before.keep(FIRST)
+    assert [owner.uid for owner in kube.read(kinds.SHARD_MAP, NAMESPACE, "cart").metadata.owner_references] == ["k1"]
+    assert await after.load("ns/cart", "k2") is None
+    await after.keep(SECOND)
+    assert await store(kube).load("ns/cart", "k2") == (SECOND, [METHOD])
+
+
+async def test_a_map_that_nobody_owns_is_not_a_service_s() -> None:
+    """It was written when the one before was gone already."""
+    kube = Kube()
+    before, after = store(kube), store(kube)
+    await before.load("ns/cart")
+    await before.keep(FIRST)
+    await kube.create(kinds.KNATIVE_SERVICE, NAMESPACE, {"metadata": {"name": "cart", "uid": "k1"}})
+    assert await after.load("ns/cart") is None
