@@ -67,10 +67,10 @@ class Trust:
         async with asyncio.TaskGroup() as group:
             for cache in caches:
                 cache.listen(lambda before, after: self.controller.queue.add(CONFIGURATION))
+                cache.listen_to_lists(lambda: self.controller.queue.add(CONFIGURATION))
                 group.create_task(cache.run())
             for cache in caches:
                 await cache.synced.wait()
-            self.controller.queue.add(CONFIGURATION)
             group.create_task(self.controller.run())
 
     async def ensure(self, _: str) -> float:

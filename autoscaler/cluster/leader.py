@@ -124,6 +124,7 @@ class Leader:
         for cache in (self._caches.services, self._caches.slices, self._caches.endpoints):
             if cache is not None:
                 cache.listen(self._network_changed)
+                cache.listen_to_lists(self._network_listed)
         self._caches.activators.listen(lambda before, after: self._podautoscalers.all_again() if _address(before) != _address(after) else None)
         self._caches.policies.listen(self._policy_changed)
         self._caches.config.listen(self._config_changed)
@@ -170,6 +171,10 @@ class Leader:
         if before is not None:
             for key in self._podautoscalers.network.changed(before):
                 self._podautoscalers.controller.queue.add(key)
+
+    def _network_listed(self) -> None:
+        self._podautoscalers.network.listed()
+        self._podautoscalers.all_again()
 
     def _policy_changed(self, before: objects.AutoscalingPolicy | None, after: objects.AutoscalingPolicy | None) -> None:
         if before is not None and after is not None and before.spec == after.spec:

@@ -112,6 +112,10 @@ class Network:
             self._written.get(key, {}).pop(f"{kind.plural}/{found.metadata.name}", None)
         return keys
 
+    def listed(self) -> None:
+        """Objects were listed: what was written before may have been deleted since without having been seen at all."""
+        self._written.clear()
+
     def forget(self, key: str) -> None:
         """The PodAutoscaler is gone; the API server deletes what it owned. Not while `ensure` works on it, which would remember it again."""
         self._written.pop(key, None)

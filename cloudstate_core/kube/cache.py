@@ -1,7 +1,8 @@
 """A local copy of some objects that follows the API server: list, then watch from there; told changes go to listeners.
 
 Guarantees: after `synced` the copy holds every object of the selection; each change is told once, in order, with the object as it was; a
-relist (after 410, or a lost watch that cannot go on) is told as the difference to what was known, deletions included. Trouble is logged
+relist (after 410, or a lost watch that cannot go on) is told as the difference to what was known, deletions included; what came and went
+between two lists is told by nobody, so that whoever has made something asks to hear of lists. Trouble is logged
 once per outage and never ends the cache; it waits as the server asks (429) or with a growing delay, and it never asks in a tight loop,
 whatever the answers are.
 """
@@ -58,6 +59,7 @@ class Cache(Generic[T]):
         self.relists = 0
         self._client, self._namespace, self._labels, self._fields = client, namespace, labels, fields
         self._listeners: list[Callable[[T | None, T | None], None]] = []
+        self._list_listeners: list[Callable[[], None]] = []
         self._version = ""
         self._broken = 0
         self._delay = RETRY_FIRST
@@ -66,6 +68,10 @@ class Cache(Generic[T]):
     def listen(self, on_change: Callable[[T | None, T | None], None]) -> None:
         """Call for every change from now on, and for what the first list finds."""
         self._listeners.append(on_change)
+
+    def listen_to_lists(self, on_list: Callable[[], None]) -> None:
+        """Call after each list, once its changes have been told."""
+        self._list_listeners.append(on_list)
 
     def get(self, namespace: str, name: str) -> T | None:
         """The object as last seen."""
@@ -124,6 +130,11 @@ class Cache(Generic[T]):
             self._tell(before, after)
         self._version = version
         self.synced.set()
+        for listener in self._list_listeners:
+            try:
+                listener()
+            except Exception:
+                log.exception("a listener to lists of %s failed", self.kind.plural)
 
     def _well(self) -> None:
         """A watch works: that, and not a list, is what ends an outage."""

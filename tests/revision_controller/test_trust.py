@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloudstate_core.kube.api import Body, Kind, NotFound
+from cloudstate_core.kube.api import Body, Gone, Kind, NotFound
 from cloudstate_core.kube.kinds import SECRET
 from revision_controller.trust import CONFIGURATION, CONFIGURATIONS, SECRET_NAME, Trust
 
@@ -110,4 +110,33 @@ async def test_what_happens_before_a_new_leader_knows_of_it_is_mended(kind: Kind
     assert cluster.whole
     async with led(cluster):
         await cluster.meddled.wait()
+        await cluster.until_whole()
+
+
+class Cut(Cluster):
+    """The watch of the Secret is too old once there is one, and somebody has deleted that before the next list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meddled, self.watches = asyncio.Event(), 0
+
+    async def apply(self, kind: Kind[Any], namespace: str, name: str, body: Body, manager: str) -> Any:
+        written = self.write(kind, name, body)
+        if kind is SECRET and not self.meddled.is_set():
+            del self.held[SECRET.plural, SECRET_NAME]
+            self.meddled.set()
+        return written
+
+    async def watch(self, kind: Kind[Any], version: str, *selection: str) -> AsyncIterator[tuple[str, Any]]:
+        self.watches += kind is SECRET
+        if kind is SECRET and self.watches == 1:
+            await self.meddled.wait()
+            raise Gone(410, "Expired", "too old resource version")
+        async for change in super().watch(kind, version, *selection):
+            yield change
+
+
+async def test_what_is_made_and_deleted_between_two_lists_is_made_again() -> None:
+    cluster = Cut()
+    async with led(cluster):
         await cluster.until_whole()

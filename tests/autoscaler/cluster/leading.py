@@ -15,7 +15,7 @@ from typing import Any
 from autoscaler.cluster.leader import Leader
 from autoscaler.cluster.settings import Settings
 from cloudstate_core.kube import kinds, objects
-from cloudstate_core.kube.api import Kind, KubeError, NotFound
+from cloudstate_core.kube.api import Gone, Kind, KubeError, NotFound
 
 from .world import NAMESPACE, Kube
 
@@ -31,12 +31,13 @@ async def settle() -> None:
 
 
 class Watched(Kube):
-    """Lists and tells of changes. `held_back` are the plurals that nothing is told of for now; `gate` may make a call wait."""
+    """Lists and tells of changes. `held_back` are the plurals that nothing is told of for now, `cut` those whose watch is too old."""
 
     def __init__(self) -> None:
         super().__init__()
         self.told: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         self.held_back: set[str] = set()
+        self.cut: set[str] = set()
         self.gates: dict[str, asyncio.Event] = {}
         self.waiting: list[str] = []
         self._news = asyncio.Event()
@@ -107,6 +108,9 @@ class Watched(Kube):
     ) -> AsyncIterator[tuple[str, Any]]:
         at = int(version)
         while True:
+            if kind.plural in self.cut:
+                self.cut.discard(kind.plural)
+                raise Gone(410, "Expired", "too old resource version")
             told = self.told[kind.api_version + kind.plural]
             while at < len(told) and kind.plural not in self.held_back:
                 what, item = told[at]

@@ -60,6 +60,26 @@ async def test_what_somebody_deletes_of_the_network_comes_back(plural: str) -> N
         assert (plural, NAMESPACE, name) in kube.held
 
 
+@pytest.mark.parametrize("plural", ["services", "endpointslices", "endpoints"])
+async def test_what_is_made_and_deleted_between_two_lists_comes_back(plural: str) -> None:
+    """No watch tells of it."""
+    kube = Watched()
+    kind = {"services": kinds.SERVICE, "endpointslices": kinds.ENDPOINT_SLICE, "endpoints": kinds.ENDPOINTS}[plural]
+    name = "cart-1-activators" if plural == "endpointslices" else "cart-1"
+    async with leading(kube, dataclasses.replace(SETTINGS, endpoints=True)):
+        kube.held_back.add(plural)
+        await whole(kube)
+        await settle()
+        await kube.delete(kind, NAMESPACE, name)
+        assert (plural, NAMESPACE, name) not in kube.held
+        kube.cut.add(plural)
+        kube.let_go(plural)
+        deadline = time.monotonic() + PATIENCE
+        while (plural, NAMESPACE, name) not in kube.held:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+
 # What is told ------------------------------------------------------------------------------------------------------------
 
 
