@@ -153,6 +153,28 @@ def test_what_may_have_happened_is_never_repeated(house: Any, outcome: Outcome) 
     assert house.router.reporters["shop/cart", "cart-1"].in_flight == 0
 
 
+def test_a_retry_that_comes_after_its_service_was_forgotten_brings_nothing_of_it_back(house: Any) -> None:
+    """As when a service is deleted under load: its pods refuse, then nothing leads there any more. What waits elsewhere still gets its answer."""
+    house.everything_at("a")
+    call = house.call()
+    for _ in range(5):
+        house.refused(call, "connection refused")
+        house.transport.advance(1.0)
+    house.refused(call, "connection refused")  # to be tried again in a second
+    house.router.statistics()
+    house.gone()
+    assert house.transport.answers[call].status == Status.UNIMPLEMENTED
+    house.router.statistics()
+    house.router.expire(house.transport.now)
+    assert not house.router.desks
+    house.everything_at("", name="shop/other", revision="other-1")
+    waits = house.call(authority=b"other.shop.example.com")
+    house.transport.advance(31.0)
+    house.router.expire(house.transport.now)
+    assert house.transport.answers[waits].status == Status.UNAVAILABLE
+    assert list(house.router.desks) == ["shop/other"]
+
+
 # Limits -----------------------------------------------------------------------------------------------------------------
 
 
