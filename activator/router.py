@@ -261,7 +261,9 @@ class Router:
         desk, limit, member = self._desk(service), service.limit(name), service.members.get(name)
         slots = desk.slots(name)
         slots.give_back()
-        if member is None:
+        if member is None:  # it left before its last request: no change of the routes may come to clear it away
+            desk.forget_idle(frozenset(service.members))
+            self._disconnect()
             return
 
         def fits(call: int) -> bool:

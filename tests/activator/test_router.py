@@ -242,8 +242,20 @@ def test_upstreams_of_pods_that_are_gone_are_forgotten_once_idle(house: Any) -> 
     house.everything_at("b")
     assert house.transport.disconnected == []
     house.ended(call)
-    house.everything_at("b")
     assert house.transport.disconnected == ["a:9000"]
+    assert list(house.router.desks["shop/cart"].pods) == []
+
+
+def test_a_pod_that_left_before_its_last_request_does_not_keep_other_services_connections(house: Any) -> None:
+    """The service of that pod may rest for days, in which the pods of others come and go."""
+    house.everything_at("a")
+    last = house.call()
+    house.everything_at("")
+    house.everything_at("x", name="shop/other", revision="other-1")
+    house.ended(house.call(authority=b"other.shop.example.com"))
+    house.ended(last)
+    house.everything_at("y", name="shop/other", revision="other-1")
+    assert sorted(house.transport.disconnected) == ["a:9000", "x:9000"]
 
 
 # HTTP -------------------------------------------------------------------------------------------------------------------
