@@ -197,9 +197,9 @@ class ScalingLoop:
         next_step = step(now, wanted, [self._view(pod) for pod in pods])
         for name in next_step.stop:
             await self._driver.stop(name)
-        for name in next_step.drain:
-            self.state.draining[name] = now
-            self._shards.drain_pod(name)
+        self.state.draining |= dict.fromkeys(next_step.drain, now)
+        for name in self.state.draining:
+            self._shards.drain_pod(name)  # each time: one that was still starting may be a member only since
         for _ in range(next_step.start):
             await self._driver.start()
 

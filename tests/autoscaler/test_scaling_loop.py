@@ -27,6 +27,8 @@ class World:
         self.running: dict[str, Pod] = {}
         self.shards: dict[str, int] = {}
         self.log: list[tuple[str, str]] = []
+        self.unknown: set[str] = set()
+        """Pods that are no members yet."""
         self.scaler = RevisionScaler(settings or effective(ONE_EACH, None))
         self.loop = ScalingLoop(self.scaler, self, self, lambda: self.now, tick)
 
@@ -50,13 +52,22 @@ class World:
         return self.shards[pod]
 
     def is_member(self, pod: str) -> bool:
-        return pod in self.running
+        return pod in self.running and pod not in self.unknown
 
     def function_concurrency_of_pod(self, pod: str) -> float:
         return self.at_function
 
     def drain_pod(self, pod: str) -> None:
-        self.log.append(("drain", pod))
+        if pod not in self.unknown:
+            self.log.append(("drain", pod))
+
+    def joins_late(self, pod: str) -> None:
+        self.unknown.add(pod)
+        self.shards[pod] = 0
+
+    def has_joined(self, pod: str) -> None:
+        self.unknown.discard(pod)
+        self.shards[pod] = 8
 
     def did(self, what: str) -> list[str]:
         return [name for kind, name in self.log if kind == what]
@@ -89,6 +100,21 @@ async def test_a_pod_that_still_owns_shards_is_not_stopped() -> None:
     await world.seconds(12, 0.0, hands_over=False)
     assert world.did("drain")
     assert not world.did("stop")
+
+
+async def test_a_pod_that_becomes_a_member_after_it_was_chosen_to_leave_is_drained_all_the_same() -> None:
+    """The one that is not ready is chosen first, and may join before it is stopped: then it has been given shards."""
+    world = World()
+    await world.seconds(3, 4.0)
+    late = list(world.running)[-1]
+    world.joins_late(late)
+    while late not in world.loop.state.draining:
+        await world.seconds(1, 0.0, hands_over=False)
+    assert late not in world.did("drain"), "nobody knows it yet"
+    world.has_joined(late)
+    await world.seconds(1, 0.0, hands_over=False)
+    assert late in world.did("drain")
+    assert late not in world.did("stop")
 
 
 async def test_lost_statistics_are_not_absence_of_load() -> None:
