@@ -151,6 +151,17 @@ async def test_an_older_log_of_that_name_is_kept_and_not_mistaken_for_the_reason
     assert here.log("cart-00001-0001") == "what an earlier run said\n"
 
 
+async def test_a_pod_whose_log_was_put_away_ends_like_any_other(town: Any, caplog: Any) -> None:
+    here = town("rm *.log; exit 3")
+    await here.pods.start()
+    (name,) = here.names
+    processes = here.processes(name)
+    await asyncio.wait([here.pods._running[name].ended])
+    assert (here.ended, here.names) == ([name], [])
+    assert not any(alive(process.pid) for process in processes)
+    assert "exit code 3, and the pod is taken down: it said nothing (log: " in caplog.text
+
+
 async def test_a_killed_pod_takes_both_processes_and_nobody_is_surprised(town: Any, caplog: Any) -> None:
     here = town(STUBBORN, STUBBORN)
     await here.pods.start()
