@@ -185,6 +185,18 @@ async def test_what_does_not_end_in_time_is_killed(town: Any, monkeypatch: Any) 
     assert [process.returncode for process in processes] == [-signal.SIGKILL, 0], "the one that would not, and the one that ended when it was told to"
 
 
+async def test_a_proxy_that_does_not_end_in_time_is_killed_as_well(town: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pods_module, "STOP_LIMIT", 0.3)
+    here = town("trap exit TERM; while :; do sleep 0.05; done", STUBBORN)
+    await here.pods.start()
+    (name,) = here.names
+    processes = here.processes(name)
+    await here.until(lambda: "here" in here.log(name) and trapped(processes[0].pid), "both await their signal")
+    await here.pods.stop(name)
+    await here.until(lambda: here.ended == [name], "its end is told")
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL]
+
+
 async def test_close_ends_every_pod_even_stubborn_ones(town: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(pods_module, "STOP_LIMIT", 0.3)
     here = town(SLEEPS, STUBBORN)
