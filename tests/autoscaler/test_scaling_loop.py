@@ -126,9 +126,36 @@ async def test_lost_statistics_are_not_absence_of_load() -> None:
     assert world.did("drain"), "once an activator says that all is idle, it counts"
 
 
+RATE = {f"{PREFIX}metric": "rps", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100", f"{PREFIX}window": "6s"}
+
+
+async def test_a_silence_says_nothing_about_a_rate() -> None:
+    """The same requests as before, told by an activator that was cut off: no reason for a pod to leave."""
+    world = World(effective(RATE, None))
+    for second in range(60):
+        world.now += 1.0
+        if not 20 <= second < 50:
+            world.loop.heard("a")
+            world.loop.on_stats("a", 0.5, 4)
+        await world.loop.tick()
+    assert (len(world.running), world.did("drain")) == (4, [])
+
+
+async def test_a_poke_between_two_messages_does_not_change_a_rate() -> None:
+    """What was told in the moment between two ticks were the requests of a second, and where nothing was told there were as many as before."""
+    world = World(effective(RATE, None))
+    for _ in range(20):
+        world.now += 0.9
+        await world.loop.tick()
+        world.now += 0.1
+        world.loop.heard("a")
+        world.loop.on_stats("a", 0.5, 4)
+        await world.loop.tick()
+    assert (len(world.running), world.did("drain")) == (4, [])
+
+
 async def test_a_rate_is_taken_over_the_time_that_has_passed() -> None:
-    rps = {f"{PREFIX}metric": "rps", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100", f"{PREFIX}window": "6s"}
-    world = World(effective(rps, None))
+    world = World(effective(RATE, None))
     await world.seconds(8, 0.5)
     assert len(world.running) == 1, "one request each second is one request a second, however long a tick is meant to be"
 
