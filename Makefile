@@ -45,6 +45,7 @@ demo: setup      ## the shopping cart from zero, through load and a crash, and b
 
 test: setup      ## lint, types, contracts, stubs and all tests
 	$(MAKE) --no-print-directory lint
+	PYTHON=$(abspath $(BIN)/python) PATH="$(addsuffix :,$(dir $(CARGO)))$$PATH" engine/test.sh
 	$(BIN)/python -m pytest -q --junitxml=build/tests.xml
 
 fuzz: $(VENV)/.fuzz ## what strangers send, under atheris; FUZZ_SECONDS=60 for each target, TARGETS picks some

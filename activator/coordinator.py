@@ -2,7 +2,8 @@
 
 While the leader is away the last routes stay in force; the stream is opened again with a growing delay, on a new connection since another
 may lead now behind the same name, and begins with what is in flight, so that calls which wait at zero are heard of by whoever leads. A leader
-that has acknowledged messages and falls silent is given up: its machine may have gone without a word.
+that has acknowledged messages and falls silent is given up, and so is one that never says anything: its machine may have gone without a word,
+or its process stand still while the machine still takes connections.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class LeaderStream:
     def _tick(self) -> None:
         self.send(self._statistics())
         self._unanswered += 1
-        if self._acknowledges and self._unanswered > SILENCE:
-            self._acknowledges = False
+        if self._unanswered > SILENCE and (self._acknowledges or not self.connected):
+            self._unanswered, self._acknowledges = 0, False
             self._transport.reset(self._stream)
         self._transport.after(REPORT_EVERY, self._tick)
 

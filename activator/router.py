@@ -245,10 +245,12 @@ class Router:
         self._route(request)
 
     def _again(self, request: Request) -> None:
-        """Those who have refused a request may be asked once more."""
+        """Those who have refused a request may be asked once more. It may have ended meanwhile, and its service be forgotten."""
         request.refused_by.clear()
+        if request.queue is None:
+            return
         desk = self._desk(request.service)
-        if request.queue is not None and request.queue in (desk.held, desk.anywhere):
+        if request.queue in (desk.held, desk.anywhere):
             request.queue.discard(request.call)
             self._resume(request.call)
 
@@ -259,7 +261,9 @@ class Router:
         desk, limit, member = self._desk(service), service.limit(name), service.members.get(name)
         slots = desk.slots(name)
         slots.give_back()
-        if member is None:
+        if member is None:  # it left before its last request: no change of the routes may come to clear it away
+            desk.forget_idle(frozenset(service.members))
+            self._disconnect()
             return
 
         def fits(call: int) -> bool:

@@ -25,8 +25,8 @@ SILENCE = 5.0
 """Seconds without a word from any activator after which nothing is decided: lost statistics are not absence of load."""
 OUT_OF_DATE = 3.0
 """Seconds after which statistics that an activator no longer repeats count no more."""
-MIN_INTERVAL = 0.1
-"""Seconds that a rate is taken over at least, when a poke follows a tick closely."""
+REPORTED = 1.0
+"""Seconds that an activator's message tells of, and so that a rate is taken over at least: a poke may follow a tick closely, with one between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ class ScalingLoop:
         self._reachable = True
         self._scaler, self._driver, self._shards, self._clock, self._tick = scaler, driver, shards, clock, tick
         self._latest: dict[str, tuple[float, float]] = {}
-        self._requests = 0.0
+        self._requests = self._rate = 0.0
+        self._news = False
+        """An activator has spoken since the last tick."""
         self._heard: dict[str, float] = {}
         self._recorded_at = self._began_at = clock()
         self._poke = asyncio.Event()
@@ -120,11 +122,13 @@ class ScalingLoop:
         if activator not in self._heard:  # at rest nothing else forgets those that are gone
             self._heard = {name: at for name, at in self._heard.items() if now - at <= SILENCE}
         self._heard[activator] = now
+        self._news = True
 
     def on_stats(self, activator: str, concurrency: float, requests: float) -> None:
         """Statistics of one activator since its last message; a first request at zero is decided on at once."""
         self._latest[activator] = (self._clock(), concurrency)
         self._requests += requests
+        self._news = True
         if (concurrency > 0 or requests > 0) and self.state.wanted == 0:
             self._poke.set()
 
@@ -174,6 +178,7 @@ class ScalingLoop:
         silence = now - max(self._heard.values(), default=self._began_at)
         if pods and silence > SILENCE:
             log.warning("no activator has reported for %.0f s: the scale stays as it is", silence)
+            self._recorded_at = now  # what comes next is no rate over the silence
             return
         self._record(now, sum(self._shards.function_concurrency_of_pod(pod.name) for pod in pods))
         self.state.draining = {p.name: at for p in pods if (at := self.state.draining.get(p.name)) is not None}
@@ -185,14 +190,16 @@ class ScalingLoop:
     def _record(self, now: float, function_concurrency: float) -> None:
         """Give the scaler the concurrency of all activators heard lately, the requests since the last tick, and what the pods told.
 
-        What an activator told last holds while it is silent; it is out of date once the activator has gone on speaking without it.
+        What an activator told last holds while it is silent; it is out of date once the activator has gone on speaking without it. A rate holds
+        until one of them has spoken again: nobody has said that no request came.
         """
         self._heard = {name: at for name, at in self._heard.items() if now - at <= SILENCE}
         self._latest = {n: e for n, e in self._latest.items() if n in self._heard and self._heard[n] - e[0] < OUT_OF_DATE}
         self.state.concurrency = sum(concurrency for _, concurrency in self._latest.values())
-        requests = self._requests / max(MIN_INTERVAL, now - self._recorded_at)
-        self._scaler.record(now, self.state.concurrency, requests, function_concurrency)
-        self._requests, self._recorded_at = 0.0, now
+        if self._news or not self._heard:
+            self._rate = self._requests / max(REPORTED, now - self._recorded_at)
+        self._scaler.record(now, self.state.concurrency, self._rate, function_concurrency)
+        self._requests, self._recorded_at, self._news = 0.0, now, False
 
     def is_ready(self, pod: Pod) -> bool:
         """True for a pod that takes calls and is not about to leave."""
@@ -202,9 +209,9 @@ class ScalingLoop:
         next_step = step(now, wanted, [self._view(pod) for pod in pods])
         for name in next_step.stop:
             await self._driver.stop(name)
-        for name in next_step.drain:
-            self.state.draining[name] = now
-            self._shards.drain_pod(name)
+        self.state.draining |= dict.fromkeys(next_step.drain, now)
+        for name in self.state.draining:
+            self._shards.drain_pod(name)  # each time: one that was still starting may be a member only since
         for _ in range(next_step.start):
             await self._driver.start()
 

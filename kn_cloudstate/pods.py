@@ -140,12 +140,13 @@ class LocalPods:
         return await _spawn([sys.executable, "-m", "stateful_proxy"], environment, output, None)
 
     async def stop(self, name: str) -> None:
-        """Ask the proxy to drain and end; the function is ended after it."""
+        """Ask the proxy to drain and end, and end it if it does not; the function is ended after it."""
         running = self._running.get(name)
         if running is None or running.pod.phase is Phase.STOPPING:
             return
         running.pod = Pod(name, Phase.STOPPING, running.pod.started_at)
         send_signal(running.proxy, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(STOP_LIMIT, send_signal, running.proxy, signal.SIGKILL)
 
     def kill(self, name: str) -> None:
         """SIGKILL both processes of a pod, as a crashed machine would."""

@@ -21,11 +21,14 @@ class ProcessLog:
         return self.path.open("ab")
 
     def last(self) -> str:
-        """The last line that was written, without its `error: `; '' when there is none."""
-        with self.path.open("rb") as file:
-            end = file.seek(0, 2)
-            file.seek(max(self._begins, end - LAST_WORDS))
-            lines = file.read().decode(errors="replace").split("\n")
+        """The last line that was written, without its `error: `; '' when there is none, or somebody has put the file away."""
+        try:
+            with self.path.open("rb") as file:
+                end = file.seek(0, 2)
+                file.seek(max(self._begins, end - LAST_WORDS))
+                lines = file.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
         return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "")
 
     def reason(self) -> str:

@@ -21,6 +21,8 @@ class Absence:
     def __init__(self, transport: Transport, callers: Callers) -> None:
         self._transport, self._callers = transport, callers
         self._held: dict[int, Callable[[], None]] = {}
+        self._final = False
+        """Nobody is waited for any more."""
         self.problem = ""
 
     @property
@@ -30,6 +32,9 @@ class Absence:
 
     def hold(self, call: int, path: str, resume: Callable[[], None]) -> None:
         """Go on with a call when the function is back."""
+        if self._final:
+            self._refuse(call)
+            return
         if len(self._held) >= MAX_HELD:
             text = f"{path}: not executed: {self.problem}; {MAX_HELD} commands wait for it, no more are taken"
             self._callers.finish(call, Status.RESOURCE_EXHAUSTED, text)
@@ -48,12 +53,16 @@ class Absence:
 
     def changed(self, problem: str, final: bool = False) -> None:
         """The function has gone or is back; `final`: it will not be back for this proxy."""
-        self.problem = problem
+        self.problem, self._final = problem, self._final or final
         if problem and not final:
             return
         held, self._held = self._held, {}
         for call, resume in held.items():
             if final:
-                self._callers.finish(call, Status.UNAVAILABLE, f"not executed: {problem}", [(REFUSED_HEADER, b"function-away")])
+                self._refuse(call)
             else:
                 resume()
+
+    def _refuse(self, call: int) -> None:
+        """Another proxy may take it."""
+        self._callers.finish(call, Status.UNAVAILABLE, f"not executed: {self.problem}", [(REFUSED_HEADER, b"function-away")])

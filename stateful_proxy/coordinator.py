@@ -1,6 +1,7 @@
 """The proxy's stream to the leader: says hello, beats each second and at every change, and hands map changes to ownership.
 
-The leader may be away as long as it likes: the stream is opened again with back-off and nothing is dropped meanwhile.
+The leader may be away as long as it likes: the stream is opened again with back-off and nothing is dropped meanwhile. Each time on a new
+connection, since another may lead now behind the same name, and one to a machine that went without a word stays up for a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Coordinator:
         self._transport, self._hello, self._on_map = transport, hello, on_map
         self._ownership, self._entities, self._peers, self._probe = ownership, entities, peers, probe
         self._other_concurrency = concurrency
-        self._target, self._upstream = target, transport.connect(target)
-        self._stream = 0
+        self._target = target
+        self._upstream = self._stream = 0
         self._retry = RETRY_FIRST
         self._heard = 0.0
         self._beat_wanted = False
@@ -67,6 +68,9 @@ class Coordinator:
 
     def _join(self) -> None:
         self._heard = time.monotonic()
+        if self._upstream:
+            self._transport.disconnect(self._upstream)
+        self._upstream = self._transport.connect(self._target)
         self._stream = self._transport.open(self._upstream, JOIN)
         self._transport.send(self._stream, pb.JoinRequest(hello=self._hello).SerializeToString())
         self.beat()

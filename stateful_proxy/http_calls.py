@@ -19,7 +19,7 @@ from stateful_proxy.service import MethodInfo, ServiceModel
 from stateful_proxy.transcoding import grpc_web
 from stateful_proxy.transcoding.requests import BadRequest, message_of
 from stateful_proxy.transcoding.responses import STATUS, TEXT, Response
-from stateful_proxy.transcoding.rules import ANY_VERB, Route
+from stateful_proxy.transcoding.rules import Route, Routes
 
 PROBE = "k-network-probe"
 PROBE_VALUE = b"queue"
@@ -28,9 +28,9 @@ Execute = Callable[[int, MethodInfo, bytes, tuple[bytes, ...]], None]
 """Execute a command for an HTTP call; `picked` = its routing headers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Request:
-    """What came in."""
+    """What came in. Never changed (and not frozen, which would make it dear)."""
 
     call: int
     verb: str
@@ -48,6 +48,7 @@ class HttpCalls:
 
     def __init__(self, transport: Transport, model: ServiceModel, callers: Callers, execute: Execute, topics: Topics) -> None:
         self._transport, self._model, self._callers, self._execute, self._topics = transport, model, callers, execute, topics
+        self._routes = Routes(model.routes)
         self.requests = 0
 
     def begin(self, call: int, body: bytes, verb: str, target: str, picked: tuple[bytes, ...]) -> None:
@@ -58,7 +59,7 @@ class HttpCalls:
         request = _Request(call, verb.upper(), path, query, headers.get("content-type", ""), headers.get("accept", ""), body, picked)
         if media := grpc_web.media_of(request.content_type):
             self._grpc_web(request, media)
-        elif (found := self._route(request)) is not None:
+        elif (found := self._routes.find(request.verb, path)) is not None:
             self._transcode(request, *found)
         elif self._topics.wants(request.verb, path, headers):
             self._topics.take(call, path, headers, body, lambda status, text: self._told(call, status, text))
@@ -77,13 +78,6 @@ class HttpCalls:
             self._transport.respond(call, 400, TEXT, f"unexpected probe header value: {probe}".encode())
 
     # HTTP/JSON ----------------------------------------------------------------------------------------------------------
-
-    def _route(self, request: _Request) -> tuple[Route, dict[str, str]] | None:
-        """The route that a request takes, with its path variables; None: there is none."""
-        for route in self._model.routes:
-            if route.verb in (request.verb, ANY_VERB) and (variables := route.template.match(request.path)) is not None:
-                return route, variables
-        return None
 
     def _transcode(self, request: _Request, route: Route, variables: dict[str, str]) -> None:
         method = self._model.methods[route.path]

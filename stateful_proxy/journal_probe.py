@@ -14,12 +14,15 @@ PATIENCE = 2.0
 
 
 class JournalProbe:
-    """Whether the journal answers. A proxy that holds no shard has nothing to ask and counts as well connected."""
+    """Whether the journal answers. A proxy that holds no shard has nothing to ask and counts as well connected, unless the journal had failed it
+    before: the leader gives it no shard then, so it asks after the one that it held last until there is an answer, whatever it says."""
 
     def __init__(self, batch: JournalBatch, ownership: Ownership) -> None:
         self._batch, self._ownership = batch, ownership
         self._asked_at: float | None = None
         self._next = 0
+        self._last: tuple[int, Token] | None = None
+        """The shard that was asked after last, and the token that was held then."""
         self._answered_well = True
         self._overdue = False
 
@@ -33,15 +36,17 @@ class JournalProbe:
         if self._asked_at is not None:
             self._overdue = now - self._asked_at >= PATIENCE
             return
-        owned = self._ownership.owned
-        if not owned:
+        if owned := self._ownership.owned:
+            shards = list(owned)
+            self._next += 1
+            shard = shards[self._next % len(shards)]
+            self._last = shard, owned[shard]
+        elif self._answered_well:
             return
-        shards = list(owned)
-        self._next += 1
-        shard = shards[self._next % len(shards)]
-        self._asked_at = now
-        token = owned[shard]
-        self._batch.ask(Check(shard, token), lambda outcome: self._answered(shard, token, outcome))
+        if self._last is not None:
+            shard, token = self._last
+            self._asked_at = now
+            self._batch.ask(Check(shard, token), lambda outcome: self._answered(shard, token, outcome))
 
     def _answered(self, shard: int, token: Token, outcome: Outcome) -> None:
         self._asked_at, self._overdue = None, False

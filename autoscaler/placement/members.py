@@ -96,7 +96,8 @@ class Membership:
         self._looked_at = now
         if lag > LAG_LIMIT:
             for state in self.states.values():
-                state.heard += lag
+                # Never beyond now: one that was heard meanwhile has lost nothing, nor one that joins a service which rested until then.
+                state.heard = min(now, state.heard + lag)
 
     def _hold(self, now: float, silent: int) -> bool:
         """Too many at once: hold until the rest has been heard for as long again; hold on while nobody is heard at all."""

@@ -33,7 +33,10 @@ class PlainMembers:
         own = {
             name: pb.Member(member_id=name, pod=name, revision=revision, data_address=address) for name, address in addresses.items()
         }
-        members = dict(sorted((others | own).items()))
+        self._become(dict(sorted((others | own).items())))
+
+    def _become(self, members: dict[str, pb.Member]) -> None:
+        """These are the members now; a new generation of the map has whoever watches it told."""
         if members != self.members:
             self.members = members
             self.map = msgspec.structs.replace(self.map, generation=self.map.generation + 1)
@@ -50,8 +53,8 @@ class PlainMembers:
         """Nobody beats."""
 
     def gone(self, member: str) -> None:
-        """A pod has ended."""
-        self.members = {name: m for name, m in self.members.items() if name != member}
+        """A pod has ended, or is about to."""
+        self._become({name: m for name, m in self.members.items() if name != member})
 
     def set_traffic(self, percentages: dict[str, float]) -> None:
         """The ingress shares traffic out between revisions; there is nothing to do here."""

@@ -30,6 +30,7 @@ class ServicePlacement:
         self.settings = settings or PlacementSettings()
         self.map: ShardMap = kept or free_map(service, "", shard_count)
         self.methods: Sequence[pb.Method] = ()
+        """Of all revisions; a pod that does not have one says so itself."""
         self.moves_total = 0
         self.handoffs: deque[float] = deque(maxlen=1000)
         """Seconds from the order to the confirmation of the last planned moves."""
@@ -72,8 +73,8 @@ class ServicePlacement:
         if not self.map.journal_id:
             self.map = ShardMap(self.service, hello.journal_id, self.map.generation, self.map.entries)
         self._membership.hello(now, hello.member)
-        if hello.methods:
-            self.methods = list(hello.methods)
+        # A pod of an older revision may be the last to join, above all a new leader: what newer ones serve besides stays known.
+        self.methods = list(({method.path: method for method in (*self.methods, *hello.methods)}).values())
         return ""
 
     def heartbeat(self, now: float, member: str, beat: pb.Heartbeat) -> None:

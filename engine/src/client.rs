@@ -243,11 +243,15 @@ async fn converse(
     };
     if let Some(stream) = core.streams.borrow_mut().get_mut(id) {
         let mut outlet = Outlet::new(tx);
-        for framed in std::mem::take(&mut stream.pending) {
+        let mut pending = std::mem::take(&mut stream.pending);
+        let last = if stream.half_closed { pending.pop() } else { None };
+        for framed in pending {
             let _ = outlet.send(framed); // within its limit, which is not below that of what is pending
         }
-        if stream.half_closed {
-            outlet.half_close();
+        match last {
+            Some(framed) => drop(outlet.send_and_half_close(framed)),
+            None if stream.half_closed => outlet.half_close(),
+            None => {}
         }
         if stream.awaited {
             outlet.await_drained();

@@ -18,6 +18,7 @@ mod intake;
 mod listener;
 mod outlet;
 mod server;
+mod socket;
 mod table;
 mod timers;
 mod turn;

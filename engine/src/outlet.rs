@@ -43,13 +43,27 @@ impl Outlet {
 
     /// Write, or queue; on overflow what is queued is dropped, and what follows too.
     pub fn send(&mut self, framed: Bytes) -> Result<(), Overflow> {
+        self.put(framed, false)
+    }
+
+    /// The same for the last message of this side: one frame says both.
+    pub fn send_and_half_close(&mut self, framed: Bytes) -> Result<(), Overflow> {
+        self.put(framed, true)?;
+        self.half_close();
+        Ok(())
+    }
+
+    fn put(&mut self, framed: Bytes, last: bool) -> Result<(), Overflow> {
         if !matches!(self.last, Last::None) {
             return Ok(());
         }
         if self.queue.is_empty() {
             self.tx.reserve_capacity(framed.len());
             if self.tx.capacity() >= framed.len() {
-                let _ = self.tx.send_data(framed, false); // a lost stream is told by its receiving side
+                let _ = self.tx.send_data(framed, last); // a lost stream is told by its receiving side
+                if last {
+                    self.last = Last::Sent;
+                }
                 return Ok(());
             }
         }

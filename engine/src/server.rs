@@ -8,6 +8,7 @@ use crate::forward::{self, Order};
 use crate::grpc;
 use crate::intake::{Intake, Trouble};
 use crate::listener::{Options, GREETING_LIMIT};
+use crate::socket::Socket;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::RecvStream;
@@ -43,8 +44,9 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.max_streams)
         .max_header_list_size(u32::try_from(options.max_header).unwrap_or(u32::MAX));
-    let handshake = tokio::time::timeout(GREETING_LIMIT, builder.handshake::<_, Bytes>(socket));
-    let Ok(Ok(mut connection)) = handshake.await else {
+    let socket = Socket::new(socket);
+    let handshake = socket.drive(builder.handshake::<_, Bytes>(socket.clone()));
+    let Ok(Ok(mut connection)) = tokio::time::timeout(GREETING_LIMIT, handshake).await else {
         return;
     };
     let mut closing = false;
@@ -56,7 +58,7 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
             }
             connection.poll_accept(context)
         });
-        match next.await {
+        match socket.drive(next).await {
             Some(Ok((request, respond))) => {
                 let (head, body) = request.into_parts();
                 drop(spawn_local(call(core.clone(), options.clone(), head, body, respond)));

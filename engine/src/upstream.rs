@@ -2,6 +2,7 @@
 
 use crate::http1_client::Pool;
 use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::socket::Socket;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::SendStream;
@@ -30,6 +31,8 @@ enum Dialing {
     Connecting,
     Failed { until: Instant, reason: String },
 }
+
+type Connection = h2::client::Connection<Socket<TcpStream>, Bytes>;
 
 /// A connection that stands, and how many streams are on it.
 struct Link {
@@ -152,20 +155,23 @@ pub async fn dial(target: &str) -> Result<TcpStream, String> {
     }
 }
 
+/// A new connection, and the socket that drives it.
+async fn begin(target: &str) -> Result<(SendRequest<Bytes>, Connection, Socket<TcpStream>), String> {
+    let socket = Socket::new(dial(target).await?);
+    let (sender, connection) = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(FIRST_STREAMS)
+        .enable_push(false)
+        .handshake(socket.clone())
+        .await
+        .map_err(|error| format!("failed to connect to {target}: {error}"))?;
+    Ok((sender, connection, socket))
+}
+
 async fn connect(upstream: Rc<Upstream>) {
-    let result = match dial(&upstream.target).await {
-        Ok(socket) => h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(FIRST_STREAMS)
-            .enable_push(false)
-            .handshake::<_, Bytes>(socket)
-            .await
-            .map_err(|error| format!("failed to connect to {}: {error}", upstream.target)),
-        Err(reason) => Err(reason),
-    };
-    match result {
-        Ok((sender, connection)) => {
+    match begin(&upstream.target).await {
+        Ok((sender, connection, socket)) => {
             upstream.backoff.set(FIRST_BACKOFF);
             upstream.dialing.replace(Dialing::Idle);
             upstream.links.borrow_mut().push(Link {
@@ -174,7 +180,7 @@ async fn connect(upstream: Rc<Upstream>) {
             });
             upstream.changed.notify_waiters();
             drop(upstream); // the connection ends when nobody may send on it any more
-            let _ = connection.await;
+            let _ = socket.drive(connection).await;
         }
         Err(reason) => {
             let backoff = upstream.backoff.get();

@@ -40,7 +40,8 @@ def message_of(route: Route, variables: dict[str, str], query: str, content_type
         _fill_from_body(message, route.body, content_type, body)
     if query and route.body == WHOLE:
         raise BadRequest(f"query parameter {query.partition('=')[0]}: not taken here, where the body is the whole message")
-    _fill_from_query(message, route, variables, query)
+    if query:
+        _fill_from_query(message, route, variables, query)
     for name, text in variables.items():
         _set(message, name, [text], f"path variable {name}")
     return message.SerializeToString()
@@ -87,7 +88,7 @@ def parse_json(body: bytes) -> Any:
     """The document in a body. BadRequest for what is none, has a field twice, or a text that is not Unicode."""
     try:
         text = body.decode()
-        found = json.loads(text, object_pairs_hook=_object)
+        found = _DECODER.decode(text)
         if "\\u" in text:
             json.dumps(found, ensure_ascii=False).encode()  # half a pair of \u escapes is no text
         return found
@@ -103,6 +104,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
         raise ValueError(f"field {twice!r} is there twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _fill_from_query(message: Message, route: Route, variables: dict[str, str], query: str) -> None:

@@ -17,6 +17,7 @@ STATUS: Mapping[int, int] = {
     0: 200, 1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503, 15: 500, 16: 401,
 }  # fmt: skip
 """HTTP status by gRPC status, the canonical mapping."""
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class Response:
@@ -61,7 +62,7 @@ class Response:
         if self._route.response_body:
             field = self._route.method.output_type.fields_by_name[self._route.response_body]
             found = found.get(field.json_name)
-        return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
+        return _ENCODER.encode(found)
 
 
 def _http_body(message: Message) -> tuple[str, bytes]:

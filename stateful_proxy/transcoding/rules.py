@@ -43,6 +43,31 @@ class Route:
         return f"/{self.method.containing_service.full_name}/{self.method.name}"
 
 
+class Routes:
+    """Finds the route of a request among `routes`, the one to prefer first.
+
+    Paths that one template fits as they are written are found at once: however many methods a function has, `POST /<service>/<method>` costs
+    the same.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._all = tuple(routes)
+        self._exact: dict[str, list[Route]] = {}
+        for route in self._all:
+            if (path := route.template.literal) is not None:
+                self._exact.setdefault(path, []).append(route)
+
+    def find(self, verb: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route for a verb, in capitals, and a path without query, with its path variables; None: there is none."""
+        for route in self._exact.get(path, ()):
+            if route.verb in (verb, ANY_VERB):
+                return route, {}
+        for route in self._all:
+            if route.verb in (verb, ANY_VERB) and (variables := route.template.match(path)) is not None:
+                return route, variables
+        return None
+
+
 def routes_of(methods: Iterable[MethodDescriptor]) -> list[Route]:
     """All routes, the one to prefer first. InvalidRule names the first breach."""
     routes: list[Route] = []

@@ -42,6 +42,14 @@ class Template:
         kinds = tuple({ONE: 1, REST: 2}.get(segment, 0) for segment in self.segments)
         return (kinds, 0 if self.verb else 1)
 
+    @property
+    def literal(self) -> str | None:
+        """The one path, as it is mostly written, of a template without variables, wildcards and verb; None for others. No template that is more
+        exact fits that path."""
+        path = "/" + "/".join(self.segments)
+        exact = not self.verb and not any(self.rank[0]) and ":" not in path  # which could be another's verb
+        return path if exact and self.match(path) is not None else None
+
     def match(self, path: str) -> dict[str, str] | None:
         """Values of the variables by field when the path (without query) fits; None when it does not."""
         if self.verb:

@@ -167,6 +167,11 @@ class House:
         """One pod is ready and owns every shard ('' = at zero)."""
         self.routes(dict.fromkeys(range(SHARDS), member), [member] if member else [], **options)
 
+    def gone(self, name: str = "shop/cart") -> None:
+        """The leader has removed a service."""
+        for service in self.table.apply([pb.ServiceRoute(map=pb.MapUpdate(service=name, full=True))]):
+            self.router.changed(service)
+
     def plain(self, *ready: str, limit: int = 0, **changes: Any) -> None:
         """The leader tells of a service without a proxy, and which of its pods are ready."""
         self.routes({}, ready, limit, plain=True, methods=[], **changes)

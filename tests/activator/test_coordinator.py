@@ -92,6 +92,16 @@ def test_a_leader_that_falls_silent_is_given_up_but_not_one_that_never_acknowled
     assert house.transport.resets == [house.transport.sent[-1][0]]
 
 
+def test_a_leader_that_takes_the_connection_and_never_says_anything_is_given_up(house: Any, leader: Leader) -> None:
+    """Every leader tells all routes first. One whose process stands still takes connections, and keeps who waits for it from the next leader."""
+    leader.says(b"")
+    leader.close()
+    house.transport.advance(0.06)
+    assert not leader.stream.connected
+    house.transport.advance(6.5)
+    assert house.transport.resets == [house.transport.sent[-1][0]]
+
+
 def test_attempts_grow_rarer_and_messages_of_an_old_stream_are_ignored(house: Any, leader: Leader) -> None:
     old = house.transport.sent[-1][0]
     for _ in range(8):

@@ -153,6 +153,28 @@ def test_what_may_have_happened_is_never_repeated(house: Any, outcome: Outcome) 
     assert house.router.reporters["shop/cart", "cart-1"].in_flight == 0
 
 
+def test_a_retry_that_comes_after_its_service_was_forgotten_brings_nothing_of_it_back(house: Any) -> None:
+    """As when a service is deleted under load: its pods refuse, then nothing leads there any more. What waits elsewhere still gets its answer."""
+    house.everything_at("a")
+    call = house.call()
+    for _ in range(5):
+        house.refused(call, "connection refused")
+        house.transport.advance(1.0)
+    house.refused(call, "connection refused")  # to be tried again in a second
+    house.router.statistics()
+    house.gone()
+    assert house.transport.answers[call].status == Status.UNIMPLEMENTED
+    house.router.statistics()
+    house.router.expire(house.transport.now)
+    assert not house.router.desks
+    house.everything_at("", name="shop/other", revision="other-1")
+    waits = house.call(authority=b"other.shop.example.com")
+    house.transport.advance(31.0)
+    house.router.expire(house.transport.now)
+    assert house.transport.answers[waits].status == Status.UNAVAILABLE
+    assert list(house.router.desks) == ["shop/other"]
+
+
 # Limits -----------------------------------------------------------------------------------------------------------------
 
 
@@ -220,8 +242,20 @@ def test_upstreams_of_pods_that_are_gone_are_forgotten_once_idle(house: Any) -> 
     house.everything_at("b")
     assert house.transport.disconnected == []
     house.ended(call)
-    house.everything_at("b")
     assert house.transport.disconnected == ["a:9000"]
+    assert list(house.router.desks["shop/cart"].pods) == []
+
+
+def test_a_pod_that_left_before_its_last_request_does_not_keep_other_services_connections(house: Any) -> None:
+    """The service of that pod may rest for days, in which the pods of others come and go."""
+    house.everything_at("a")
+    last = house.call()
+    house.everything_at("")
+    house.everything_at("x", name="shop/other", revision="other-1")
+    house.ended(house.call(authority=b"other.shop.example.com"))
+    house.ended(last)
+    house.everything_at("y", name="shop/other", revision="other-1")
+    assert sorted(house.transport.disconnected) == ["a:9000", "x:9000"]
 
 
 # HTTP -------------------------------------------------------------------------------------------------------------------

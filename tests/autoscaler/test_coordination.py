@@ -13,7 +13,7 @@ import pytest
 
 from autoscaler.coordination import CoordinationServer, RevisionSpec
 from autoscaler.fleet import Phase
-from autoscaler.placement.by_pod import ShardsByPod
+from autoscaler.placement.by_pod import PlainByPod, ShardsByPod
 from autoscaler.placement.service import ServicePlacement
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import Pod, ScalingLoop
@@ -354,6 +354,22 @@ async def test_a_plain_service_is_told_by_its_new_name_before_the_old_one_means_
     paired = next(n for n, route in enumerate(activator.routes) if route.default_revision == "shop-2")
     assert renamed < paired
     assert activator.routes[paired].map.full
+
+
+async def test_a_plain_pod_that_is_about_to_leave_is_sent_nothing_more(leader: Leader) -> None:
+    """The loop drains a pod and stops it at its next look: activators must know before."""
+    activator = Activator(leader.channel)
+    members = leader.server.add_plain("ns/shop")
+    members.set_members("shop-1", {"p": "10.0.0.1:8012", "q": "10.0.0.2:8012"})
+    leader.server.set_routes("ns/shop", (), "shop-1", (RevisionSpec("shop-1"),))
+
+    def ready() -> list[str]:
+        routes = [route for route in activator.routes if route.map.service == "ns/shop"]
+        return list(routes[-1].revisions[0].ready_members) if routes else []
+
+    await until(lambda: ready() == ["p", "q"], "both take calls")
+    PlainByPod(members).drain_pod("q")
+    await until(lambda: ready() == ["p"], "the activator is told")
 
 
 async def test_a_service_at_zero_costs_nothing_until_something_happens(leader: Leader) -> None:

@@ -45,6 +45,15 @@ def test_a_leader_that_was_late_gives_that_time_to_all() -> None:
     assert 7.5 <= suspected["a"] <= 8.2
 
 
+def test_who_is_heard_before_the_first_look_after_a_rest_is_given_nothing() -> None:
+    """A service at zero is not looked at, for hours perhaps. Its first pod may die as it comes up."""
+    found = Membership()
+    found.suspect(0.0)
+    found.hello(3600.0, pb.Member(member_id="a", pod="a", revision="r1"))
+    found.heartbeat(3600.0, "a", pb.Heartbeat(journal_ok=True))
+    assert 3603.0 < watch(found, 3600.0, 3610.0)["a"] <= 3603.4
+
+
 def test_many_at_once_make_the_leader_doubt_itself_first() -> None:
     suspected = watch(members("a", "b", "c", "d"), 0.0, 12.0, speaking="cd")
     assert set(suspected) == {"a", "b"}

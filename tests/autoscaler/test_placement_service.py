@@ -169,6 +169,19 @@ def test_a_member_of_another_journal_is_refused(hello: dict[str, object], says: 
     assert list(world.placement.states) == ["a"]
 
 
+def test_a_pod_of_an_older_revision_that_joins_last_does_not_take_the_new_methods_away() -> None:
+    """After a change of leader the pods of two revisions join in any order; activators refuse a method that they are not told of."""
+    placement = ServicePlacement("ns/cart", SHARDS)
+
+    def join(revision: str, *paths: str) -> None:
+        member, methods = pb.Member(member_id=revision, pod=revision, revision=revision), [pb.Method(path=path) for path in paths]
+        assert placement.hello(0.0, pb.Hello(service="ns/cart", member=member, journal_id="j1", shard_count=SHARDS, methods=methods)) == ""
+
+    join("cart-2", "/shop.Cart/Get", "/shop.Cart/Share")
+    join("cart-1", "/shop.Cart/Get")
+    assert [method.path for method in placement.methods] == ["/shop.Cart/Get", "/shop.Cart/Share"]
+
+
 def test_a_new_pod_is_filled_quickly_and_within_the_concurrent_moves() -> None:
     world = running("a", "b", "c", "d")
     world.most_busy = 0

@@ -27,6 +27,8 @@ class World:
         self.running: dict[str, Pod] = {}
         self.shards: dict[str, int] = {}
         self.log: list[tuple[str, str]] = []
+        self.unknown: set[str] = set()
+        """Pods that are no members yet."""
         self.scaler = RevisionScaler(settings or effective(ONE_EACH, None))
         self.loop = ScalingLoop(self.scaler, self, self, lambda: self.now, tick)
 
@@ -50,13 +52,22 @@ class World:
         return self.shards[pod]
 
     def is_member(self, pod: str) -> bool:
-        return pod in self.running
+        return pod in self.running and pod not in self.unknown
 
     def function_concurrency_of_pod(self, pod: str) -> float:
         return self.at_function
 
     def drain_pod(self, pod: str) -> None:
-        self.log.append(("drain", pod))
+        if pod not in self.unknown:
+            self.log.append(("drain", pod))
+
+    def joins_late(self, pod: str) -> None:
+        self.unknown.add(pod)
+        self.shards[pod] = 0
+
+    def has_joined(self, pod: str) -> None:
+        self.unknown.discard(pod)
+        self.shards[pod] = 8
 
     def did(self, what: str) -> list[str]:
         return [name for kind, name in self.log if kind == what]
@@ -91,6 +102,21 @@ async def test_a_pod_that_still_owns_shards_is_not_stopped() -> None:
     assert not world.did("stop")
 
 
+async def test_a_pod_that_becomes_a_member_after_it_was_chosen_to_leave_is_drained_all_the_same() -> None:
+    """The one that is not ready is chosen first, and may join before it is stopped: then it has been given shards."""
+    world = World()
+    await world.seconds(3, 4.0)
+    late = list(world.running)[-1]
+    world.joins_late(late)
+    while late not in world.loop.state.draining:
+        await world.seconds(1, 0.0, hands_over=False)
+    assert late not in world.did("drain"), "nobody knows it yet"
+    world.has_joined(late)
+    await world.seconds(1, 0.0, hands_over=False)
+    assert late in world.did("drain")
+    assert late not in world.did("stop")
+
+
 async def test_lost_statistics_are_not_absence_of_load() -> None:
     world = World()
     await world.seconds(8, 4.0)
@@ -100,9 +126,36 @@ async def test_lost_statistics_are_not_absence_of_load() -> None:
     assert world.did("drain"), "once an activator says that all is idle, it counts"
 
 
+RATE = {f"{PREFIX}metric": "rps", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100", f"{PREFIX}window": "6s"}
+
+
+async def test_a_silence_says_nothing_about_a_rate() -> None:
+    """The same requests as before, told by an activator that was cut off: no reason for a pod to leave."""
+    world = World(effective(RATE, None))
+    for second in range(60):
+        world.now += 1.0
+        if not 20 <= second < 50:
+            world.loop.heard("a")
+            world.loop.on_stats("a", 0.5, 4)
+        await world.loop.tick()
+    assert (len(world.running), world.did("drain")) == (4, [])
+
+
+async def test_a_poke_between_two_messages_does_not_change_a_rate() -> None:
+    """What was told in the moment between two ticks were the requests of a second, and where nothing was told there were as many as before."""
+    world = World(effective(RATE, None))
+    for _ in range(20):
+        world.now += 0.9
+        await world.loop.tick()
+        world.now += 0.1
+        world.loop.heard("a")
+        world.loop.on_stats("a", 0.5, 4)
+        await world.loop.tick()
+    assert (len(world.running), world.did("drain")) == (4, [])
+
+
 async def test_a_rate_is_taken_over_the_time_that_has_passed() -> None:
-    rps = {f"{PREFIX}metric": "rps", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100", f"{PREFIX}window": "6s"}
-    world = World(effective(rps, None))
+    world = World(effective(RATE, None))
     await world.seconds(8, 0.5)
     assert len(world.running) == 1, "one request each second is one request a second, however long a tick is meant to be"
 

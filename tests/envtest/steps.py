@@ -15,11 +15,12 @@ import msgspec
 import pytest
 import yaml
 
-from cloudstate_core.kube import objects
+from cloudstate_core.kube import kinds, objects
 from cloudstate_core.kube.api import Kind, KubeError
 from cloudstate_core.kube.client import KubeClient
 
 T = TypeVar("T")
+CONFIG = kinds.CONFIG_MAP
 
 
 async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, limit: float = 120) -> T:
@@ -33,6 +34,25 @@ async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool
                 return seen  # type: ignore[no-any-return]
         await asyncio.sleep(0.05)
     pytest.fail(f"{what} never held; last seen: {seen}")
+
+
+async def until(holds: Callable[[], object], what: str, limit: float = 120) -> None:
+    await eventually(lambda: asyncio.sleep(0, holds()), bool, what, limit)
+
+
+def named(name: str, **body: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, **body.pop("metadata", {})}, **body}
+
+
+async def fill(kube: KubeClient, namespace: str, count: int, prefix: str = "c") -> None:
+    """Many ConfigMaps, some at a time."""
+    some = asyncio.Semaphore(32)
+
+    async def one(n: int) -> None:
+        async with some:
+            await kube.create(CONFIG, namespace, named(f"{prefix}{n}", data={"n": str(n)}))
+
+    await asyncio.gather(*(one(n) for n in range(count)))
 
 
 async def as_account(kube: KubeClient, namespace: str, account: str, folder: pathlib.Path) -> str:

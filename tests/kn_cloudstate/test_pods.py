@@ -151,6 +151,17 @@ async def test_an_older_log_of_that_name_is_kept_and_not_mistaken_for_the_reason
     assert here.log("cart-00001-0001") == "what an earlier run said\n"
 
 
+async def test_a_pod_whose_log_was_put_away_ends_like_any_other(town: Any, caplog: Any) -> None:
+    here = town("rm *.log; exit 3")
+    await here.pods.start()
+    (name,) = here.names
+    processes = here.processes(name)
+    await asyncio.wait([here.pods._running[name].ended])
+    assert (here.ended, here.names) == ([name], [])
+    assert not any(alive(process.pid) for process in processes)
+    assert "exit code 3, and the pod is taken down: it said nothing (log: " in caplog.text
+
+
 async def test_a_killed_pod_takes_both_processes_and_nobody_is_surprised(town: Any, caplog: Any) -> None:
     here = town(STUBBORN, STUBBORN)
     await here.pods.start()
@@ -172,6 +183,18 @@ async def test_what_does_not_end_in_time_is_killed(town: Any, monkeypatch: Any) 
     await here.pods.stop(name)
     await here.until(lambda: here.ended == [name], "its end is told")
     assert [process.returncode for process in processes] == [-signal.SIGKILL, 0], "the one that would not, and the one that ended when it was told to"
+
+
+async def test_a_proxy_that_does_not_end_in_time_is_killed_as_well(town: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pods_module, "STOP_LIMIT", 0.3)
+    here = town("trap exit TERM; while :; do sleep 0.05; done", STUBBORN)
+    await here.pods.start()
+    (name,) = here.names
+    processes = here.processes(name)
+    await here.until(lambda: "here" in here.log(name) and trapped(processes[0].pid), "both await their signal")
+    await here.pods.stop(name)
+    await here.until(lambda: here.ended == [name], "its end is told")
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL]
 
 
 async def test_close_ends_every_pod_even_stubborn_ones(town: Any, monkeypatch: Any) -> None:

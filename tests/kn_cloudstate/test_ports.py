@@ -1,9 +1,10 @@
-"""Ports for processes that are about to start: free, never given twice, and out of the way of outgoing connections."""
+"""Ports for processes that are about to start: free, not given twice at a time, and out of the way of outgoing connections."""
 
 from __future__ import annotations
 
 import pathlib
 import socket
+from collections import deque
 
 import pytest
 
@@ -29,7 +30,16 @@ def test_no_outgoing_connection_can_have_taken_one() -> None:
 def test_a_port_that_somebody_listens_on_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = free_port()
     offered = iter([taken, taken + 1, taken + 2, taken + 3])
-    monkeypatch.setattr(ports, "_given", set())
+    monkeypatch.setattr(ports, "_given", deque())
     monkeypatch.setattr(ports.random, "randrange", lambda low, high: next(offered))
     with socket.create_server(("127.0.0.1", taken)):
         assert free_port() > taken
+
+
+def test_ports_of_long_ago_are_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are some twenty thousand: a service that comes from zero each minute has used them up in two weeks."""
+    first, second, third = (free_port() for _ in range(3))
+    offered = iter([first, second, first, third, first])
+    monkeypatch.setattr(ports, "_given", deque(maxlen=2))
+    monkeypatch.setattr(ports.random, "randrange", lambda low, high: next(offered))
+    assert [free_port() for _ in range(4)] == [first, second, third, first]

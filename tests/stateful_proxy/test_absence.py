@@ -65,3 +65,11 @@ def test_a_function_that_will_not_be_back_refuses_them_so_that_others_take_them(
     away.hold(1, "/t.S/M", lambda: pytest.fail("went on"))
     away.changed("came back as another", final=True)
     assert (transport.answers[1].status, transport.answers[1].refused) == (Status.UNAVAILABLE, True)
+
+
+def test_one_that_comes_after_that_is_refused_as_well(away: Absence, transport: Any) -> None:
+    """A proxy that ends is sent commands until its shards have moved: there is no time to wait for the function in."""
+    away.changed("", final=True)
+    away.changed("the function has gone first")
+    away.hold(1, "/t.S/M", lambda: pytest.fail("went on"))
+    assert (transport.answers[1].status, transport.answers[1].refused, away.waiting) == (Status.UNAVAILABLE, True, 0)

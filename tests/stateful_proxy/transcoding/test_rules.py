@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from stateful_proxy.transcoding.rules import InvalidRule
+from stateful_proxy.transcoding.rules import ANY_VERB, InvalidRule, Route, Routes
 
 from .world import routes
 
@@ -38,6 +40,39 @@ def test_the_more_exact_route_comes_first_and_of_equal_ones_the_last() -> None:
         (("a", "*"), "", ["name"]),
         (("a", "**"), "", []),
     ]
+
+
+PIECES = st.sampled_from(["a", "b", "a%2Fb", "b%3Ac", "%61", "%25", "*", "{name}", "{name=a/*}"])
+TEMPLATES = st.builds(
+    lambda pieces, end: "/" + "/".join(pieces) + end, st.lists(PIECES, min_size=1, max_size=3).filter(lambda p: str(p).count("name") < 2),
+    st.sampled_from(["", "", ":c", ":b", "/**"]),
+)  # fmt: skip
+PATHS = st.builds(
+    lambda parts, verb: "/" + "/".join(parts) + verb,
+    st.lists(st.sampled_from(["a", "b", "c", "a%2Fb", "b%3Ac", "b:c", "%61", "%25", "%", ""]), max_size=4),
+    st.sampled_from(["", "", ":c", ":b"]),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["get", "post", "custom"]), TEMPLATES), min_size=1, max_size=8), st.sampled_from(["GET", "POST"]), PATHS)
+@example([("get", "/b%3Ac"), ("get", "/b:c")], "GET", "/b:c")
+def test_the_route_that_is_found_is_the_first_that_fits(bindings: list[tuple[str, str]], verb: str, path: str) -> None:
+    rules: list[dict[str, Any]] = [{how: {"kind": "*", "path": text} if how == "custom" else text} for how, text in bindings]
+    declared = routes(**rules[0], additional_bindings=rules[1:])
+    fitting = [(r, found) for r in declared if r.verb in (verb, ANY_VERB) and (found := r.template.match(path)) is not None]
+    assert Routes(declared).find(verb, path) == next(iter(fitting), None)
+
+
+def test_a_path_that_one_template_says_is_found_without_trying_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Routes(routes(get="/a/{name}", additional_bindings=[{"get": "/a/b"}]))
+
+    def tried(*_: object) -> None:
+        raise AssertionError("a template was tried")
+
+    monkeypatch.setattr("stateful_proxy.transcoding.template.Template.match", tried)
+    route, variables = found.find("POST", "/t.S/Do") or (None, None)
+    assert isinstance(route, Route)
+    assert (route.path, variables) == ("/t.S/Do", {})
 
 
 @pytest.mark.parametrize(
