@@ -24,6 +24,8 @@ class Admin:
     router: Router
     leader: LeaderStream
     draining: bool = False
+    errors: int = 0
+    """Mistakes of the activator itself."""
 
     @property
     def problem(self) -> str:
@@ -60,6 +62,7 @@ class Admin:
         yield _metric("cloudstate_activator_refused_total", "counter", router.refused)
         yield _metric("cloudstate_activator_rejected_total", "counter", router.rejected)
         yield _metric("cloudstate_activator_cold_starts_total", "counter", router.cold_starts)
+        yield _metric("cloudstate_activator_errors_total", "counter", self.errors)
         yield "# TYPE cloudstate_activator_held_seconds summary\n"
         yield f"cloudstate_activator_held_seconds_sum {router.held_seconds:.6f}\ncloudstate_activator_held_seconds_count {router.held}\n"
 

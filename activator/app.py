@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -16,9 +17,12 @@ from activator.settings import Settings
 from cloudstate_core import transport as transports
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.transport import api
-from cloudstate_core.transport.api import Event, ListenOptions
+from cloudstate_core.transport.api import Event, ListenOptions, Status
+
+log = logging.getLogger(__name__)
 
 EXPIRE_EVERY = 0.25
+MISTAKE = "the activator made a mistake; its log says more"
 ADMIN_LISTEN = ListenOptions(http_only=True, pick=("user-agent",))
 """Told apart from the front door by the number of its picked headers."""
 
@@ -69,20 +73,32 @@ class Activator:
     def _on_batch(self, events: list[Event]) -> None:
         for event in events:
             kind = event[0]
-            if kind == api.HTTP and len(event[3][2]) == len(ADMIN_LISTEN.pick):
-                self._transport.respond(event[1], *self._admin.answer(event[3][1]))
-            elif kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
-                self._leader.on_event(event)
-            else:
-                self._router.on_event(event)
+            try:
+                if kind == api.HTTP and len(event[3][2]) == len(ADMIN_LISTEN.pick):
+                    self._transport.respond(event[1], *self._admin.answer(event[3][1]))
+                elif kind in (api.STREAM_MESSAGE, api.STREAM_CLOSED):
+                    self._leader.on_event(event)
+                else:
+                    self._router.on_event(event)
+            except Exception:
+                self._survive(event)
+
+    def _survive(self, event: Event) -> None:
+        """A mistake of ours costs one request, not the rest of the batch."""
+        self._admin.errors += 1
+        log.exception("an event of kind %d could not be handled", event[0])
+        if event[0] == api.CALL:
+            self._transport.finish(event[1], Status.INTERNAL, MISTAKE)
+        elif event[0] == api.HTTP:
+            self._transport.respond(event[1], 500, [("content-type", b"text/plain")], MISTAKE.encode())
 
     def _routes(self, routes: Sequence[pb.ServiceRoute]) -> None:
         for service in self._table.apply(routes):
             self._router.changed(service)
 
     def _expire(self) -> None:
-        self._router.expire(time.monotonic())
         self._transport.after(EXPIRE_EVERY, self._expire)
+        self._router.expire(time.monotonic())
 
     def drain(self) -> None:
         """From any thread: be ready no more, go on for a while, then accept no more, let requests end, and set `ended`."""

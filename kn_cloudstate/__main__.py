@@ -34,8 +34,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class PartEnded(RuntimeError):
+    """The services cannot be served on."""
+
+
 async def run(files: Sequence[pathlib.Path], port: int, data: pathlib.Path) -> None:
-    """Run until SIGINT or SIGTERM."""
+    """Run until SIGINT or SIGTERM. PartEnded when a part ends before."""
     services = load(files)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -45,19 +49,23 @@ async def run(files: Sequence[pathlib.Path], port: int, data: pathlib.Path) -> N
         await installation.start()
         names = ", ".join(service.full_name for service in services)
         print(f"serving {names} on 127.0.0.1:{port}; journal and logs in {data}; Ctrl-C stops", flush=True)
-        await stopped.wait()
+        asked, failed = asyncio.create_task(stopped.wait()), asyncio.create_task(installation.failure())
+        await asyncio.wait((asked, failed), return_when=asyncio.FIRST_COMPLETED)
         print("stopping", flush=True)
+        if not stopped.is_set():
+            raise PartEnded(failed.result())
+        failed.cancel()
     finally:
         await installation.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 stopped as asked, 1 could not start, 2 wrong use."""
+    """Entry point. Exit codes: 0 stopped as asked, 1 could not start or go on, 2 wrong use."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(run(options.files, options.port, data_folder(options.data)))
-    except (ManifestError, StartError) as error:
+    except (ManifestError, StartError, PartEnded) as error:
         for problem in str(error).splitlines():
             print(f"error: {problem}", file=sys.stderr)
         return 1

@@ -1,7 +1,8 @@
 """A whole installation on one machine: journal, leader, activator, and pods that the autoscaler starts and stops.
 
 The same decision code, activator and proxy as on a cluster; only the driver that starts and stops pods differs. Everything that is
-started here is stopped here, in order: front door, pods, leader, journal.
+started here is stopped here, in order: front door, pods, leader, journal. Nothing starts these again but whoever runs the installation: `failure`
+tells when one has ended.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class RunningService:
 class _Processes:
     journal: asyncio.subprocess.Process | None = None
     activator: asyncio.subprocess.Process | None = None
+    outputs: dict[str, ProcessLog] = field(default_factory=dict)
     open_files: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
@@ -119,7 +121,7 @@ class LocalInstallation:
 
     async def _start_journal(self) -> str:
         """Start the journal process; its address."""
-        path, output = self._data / "journal.db", ProcessLog(self._data / "journal.log")
+        path, output = self._data / "journal.db", self._output("journal")
         keyspaces = [f"{spec.full_name}={spec.shards}" for spec in self._specs]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "kn_cloudstate.journal_host", str(path), *keyspaces,
@@ -139,7 +141,7 @@ class LocalInstallation:
     async def _start_activator(self, environment: dict[str, str]) -> None:
         """Start the front door and wait until it is ready."""
         self.admin_port = free_port()
-        output = ProcessLog(self._data / "activator.log")
+        output = self._output("activator")
         own = {"ACTIVATOR_HOST": "127.0.0.1", "ACTIVATOR_PORT": str(self.port), "ACTIVATOR_ADMIN_PORT": str(self.admin_port)}
         written = self._open(output)
         process = await asyncio.create_subprocess_exec(
@@ -152,6 +154,10 @@ class LocalInstallation:
             if process.returncode is not None or time.monotonic() > deadline:
                 raise StartError(f"activator on 127.0.0.1:{self.port}: did not start: {output.reason()}")
             await asyncio.sleep(0.02)
+
+    def _output(self, name: str) -> ProcessLog:
+        output = self._processes.outputs[name] = ProcessLog(self._data / f"{name}.log")
+        return output
 
     def _open(self, output: ProcessLog) -> IO[bytes]:
         return self._processes.open_files.enter_context(output.open())
@@ -167,6 +173,19 @@ class LocalInstallation:
                     if pod.phase is Phase.STARTING and pod.name not in told and pod.name not in service.loop.state.draining:
                         told.add(pod.name)
                         log.warning("pod %s: is not ready after %.0f s: %s", pod.name, LATE, service.pods.log_of(pod.name).reason())
+
+    async def failure(self) -> str:
+        """Wait until the journal or the front door, without which nothing is served, has ended unasked; which, and what it said last."""
+        processes = {"journal": self._processes.journal, "activator": self._processes.activator}
+        ends = {asyncio.create_task(process.wait()): name for name, process in processes.items() if process is not None}
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in ends:
+                task.cancel()
+        first = done.pop()
+        name = ends[first]
+        return f"{name}: ended unasked with exit code {first.result()}: {self._processes.outputs[name].reason()}"
 
     async def stop(self) -> None:
         """Stop everything in order; safe to call after a failed start."""

@@ -91,10 +91,10 @@ def port() -> int:
 
 @pytest.fixture
 def running(port: int, tmp_path: pathlib.Path) -> Callable[..., Any]:
-    """`with running(*files, data=FOLDER, **environment) as installation`: it serves, and must stop well on Ctrl-C."""
+    """`with running(*files, data=FOLDER, **environment) as installation`: it serves, and must stop well on Ctrl-C (or have ended, with `code`)."""
 
     @contextlib.contextmanager
-    def run(*files: Any, data: pathlib.Path = tmp_path / "data", **more: str) -> Iterator[Running]:
+    def run(*files: Any, data: pathlib.Path = tmp_path / "data", code: int = 0, **more: str) -> Iterator[Running]:
         command = [sys.executable, "-m", "kn_cloudstate", "run", *map(str, files), "--port", str(port), "--data", str(data)]
         said = tmp_path / "stderr"
         with said.open("w") as errors:
@@ -108,7 +108,7 @@ def running(port: int, tmp_path: pathlib.Path) -> Callable[..., Any]:
             installation.channel.close()
             process.send_signal(signal.SIGINT)
             try:
-                assert process.wait(LIMIT) == 0
+                assert process.wait(LIMIT) == code
             finally:
                 process.kill()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from cloudstate_core.journal.sqlite import SqliteJournal
 from tests.disks import small_disk
-from tests.kn_cloudstate.conftest import until
+from tests.kn_cloudstate.conftest import LIMIT, until
 
 MUTE = """
 import os, socket
@@ -162,3 +163,13 @@ def test_a_pod_that_does_not_become_ready_is_told_with_the_reason(running: Any, 
         future.cancel()
     assert "pod cart-00001-0001: is not ready after 5 s: " in said
     assert says in said or "discovery failed" in said
+
+
+@pytest.mark.parametrize(("words", "part"), [("kn_cloudstate.journal_host", "journal"), ("-m activator", "activator")])
+def test_a_part_that_ends_is_told_and_ends_the_rest(running: Any, sample: Any, words: str, part: str) -> None:
+    with running(sample.service, code=1) as installation:
+        os.kill(installation.child(words), signal.SIGKILL)
+        installation.process.wait(LIMIT)
+        assert installation.process.stdout.read() == "stopping\n"
+    assert f"error: {part}: ended unasked with exit code -9: " in installation.said()
+    assert installation.said().splitlines()[-1].endswith(f"(log: {installation.data}/{part}.log)")
