@@ -15,6 +15,7 @@ mod headers;
 mod http1;
 mod http1_client;
 mod intake;
+mod late;
 mod listener;
 mod outlet;
 mod server;

@@ -44,7 +44,7 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.max_streams)
         .max_header_list_size(u32::try_from(options.max_header).unwrap_or(u32::MAX));
-    let socket = Socket::new(socket);
+    let socket = Socket::accepted(socket);
     let handshake = socket.drive(builder.handshake::<_, Bytes>(socket.clone()));
     let Ok(Ok(mut connection)) = tokio::time::timeout(GREETING_LIMIT, handshake).await else {
         return;
@@ -55,6 +55,7 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
             if !closing && guard.is_draining(context.waker()) {
                 closing = true;
                 connection.graceful_shutdown();
+                socket.drain();
             }
             connection.poll_accept(context)
         });

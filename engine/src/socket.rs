@@ -1,6 +1,7 @@
 //! The TCP side of an HTTP/2 connection. What is written while a connection is polled leaves together, with one system call: HTTP/2 itself
 //! flushes after each frame that is not tiny, and system calls were a quarter of what a call with some headers costs.
 
+use crate::late::Late;
 use std::cell::RefCell;
 use std::future::{poll_fn, Future};
 use std::io::{self, ErrorKind, IoSlice};
@@ -19,6 +20,8 @@ const KEPT: usize = 4 * 1024;
 /// What is written to a socket, until `send` has handed it over.
 struct Gathering<S> {
     socket: S,
+    /// Of a connection from a client: what it sends when that is over.
+    late: Option<Late>,
     bytes: Vec<u8>,
     sent: usize,
     /// Why the socket takes nothing any more.
@@ -35,13 +38,31 @@ impl<S> Clone for Socket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// To a server.
     pub fn new(socket: S) -> Self {
+        Socket::over(socket, None)
+    }
+
+    /// From a client.
+    pub fn accepted(socket: S) -> Self {
+        Socket::over(socket, Some(Late::new()))
+    }
+
+    fn over(socket: S, late: Option<Late>) -> Self {
         Socket(Rc::new(RefCell::new(Gathering {
             socket,
+            late,
             bytes: Vec::new(),
             sent: 0,
             failed: None,
         })))
+    }
+
+    /// The connection takes no more streams from its client, once that has heard of it.
+    pub fn drain(&self) {
+        if let Some(late) = &mut self.0.borrow_mut().late {
+            late.drain();
+        }
     }
 
     /// Run what reads and writes here. Whenever it waits, what it has written leaves.
@@ -91,7 +112,11 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().socket).poll_read(context, into)
+        let Gathering { socket, late, .. } = &mut *self.0.borrow_mut();
+        match late {
+            Some(late) => late.poll_read(socket, context, into),
+            None => Pin::new(socket).poll_read(context, into),
+        }
     }
 }
 

@@ -196,6 +196,24 @@ def test_a_drained_connection_gets_goaway_and_its_answer(bench: Any, raw: Any) -
     assert done.wait(30)
 
 
+def test_a_stream_that_comes_after_goaway_harms_nobody_else(bench: Any, raw: Any) -> None:
+    """A client may have written it before it read of the end: head, message, and room for the answer. It learns by the last stream's number that
+    nothing was done."""
+    client = raw.client(bench.listen())
+    stream = client.request(body=raw.message(b"held"))
+    call = bench.wait(api.CALL)[0][1]
+    bench.do(lambda: bench.transport.drain(60.0, lambda: None))
+    found = frames(client)
+    assert next(f for f in found if isinstance(f, hyperframe.frame.GoAwayFrame) and f.last_stream_id == stream).error_code == 0
+    late = client.request(body=raw.message(b"late"))
+    client.socket.sendall(hyperframe.frame.WindowUpdateFrame(late, window_increment=65535).serialize())
+    client.socket.sendall(hyperframe.frame.RstStreamFrame(late, error_code=8).serialize())
+    client.socket.sendall(hyperframe.frame.PingFrame(0, b"arrived?").serialize())
+    assert next(f for f in found if isinstance(f, hyperframe.frame.PingFrame) and "ACK" in f.flags).opaque_data == b"arrived?"
+    bench.do(lambda: bench.transport.reply(call, b"kept"))
+    assert b"".join(f.data for f in found if isinstance(f, hyperframe.frame.DataFrame)) == raw.message(b"kept")
+
+
 def test_drain_is_done_at_once_without_calls_and_after_its_grace_with_them(bench: Any, channel: Any) -> None:
     bench.listen()
     at_once = threading.Event()
