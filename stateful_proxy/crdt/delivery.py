@@ -70,7 +70,7 @@ class Delivery:
         self._callers, self._follow_ups, self._report_error = callers, follow_ups, report_error
         self._on_failed, self._on_ended = on_failed, on_ended
         self._steps: deque[_Step] = deque()
-        self._busy = False
+        self._busy = self._advancing = False
         self._headed = False
         self._relay: Relay | None = None
         self.ended = False
@@ -99,6 +99,10 @@ class Delivery:
         self._on_failed()
 
     def _advance(self) -> None:
+        """Carry out what waits, in a loop and not each step within the one before: a thousand of them may have waited for one effect."""
+        if self._advancing:
+            return
+        self._advancing = True
         while self._steps and not self._busy:
             self._busy = True
             step = self._steps.popleft()
@@ -106,6 +110,7 @@ class Delivery:
                 self._effects(step, None)
             else:
                 step.stored.when_known(lambda problem, step=step: self._effects(step, problem))  # type: ignore[misc]
+        self._advancing = False
 
     def _effects(self, step: _Step, problem: Problem | None) -> None:
         if problem is not None:
