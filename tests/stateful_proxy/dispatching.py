@@ -23,6 +23,7 @@ from stateful_proxy.invocation import Invocation
 from stateful_proxy.metadata import Chosen
 from stateful_proxy.peers import Peers
 from stateful_proxy.service import ACTION, EVENT_SOURCED, MethodInfo
+from stateful_proxy.transcoding.rules import Route
 
 SHARDS = 16
 PATH = "/test.Counter/Add"
@@ -53,6 +54,7 @@ class Surroundings:
         self.seals: list[tuple[str, int, int, int]] = []
         self.begun: list[tuple[bytes, bool, bool]] = []
         self.methods = {PATH: METHOD, STREAMED.path: STREAMED}
+        self.routes: list[Route] = []
         self.services = ["test.Counter"]
         self.shard_count, self.generation = SHARDS, 9
 
