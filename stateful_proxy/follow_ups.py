@@ -127,7 +127,8 @@ OnEnd = Callable[[int, str], None]
 
 
 class Relay:
-    """The answers of a forward's target, on their way into a streamed call."""
+    """The answers of a forward's target, on their way into a streamed call. One that is withdrawn says nothing any more: what its target had
+    answered by then may be published later."""
 
     def __init__(self, callers: Callers, message: OnMessage, end: OnEnd, cancel: Callable[[int], object]) -> None:
         self._callers, self._message, self._end, self._cancel = callers, message, end, cancel
@@ -135,12 +136,14 @@ class Relay:
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """One answer of the target."""
-        self._message(payload, headers)
+        if self.call:
+            self._message(payload, headers)
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The target is done."""
-        self.call = 0
-        self._end(status, text)
+        if self.call:
+            self.call = 0
+            self._end(status, text)
 
     def withdraw(self) -> None:
         """The streamed call is over: the target's answers are wanted no more. Does nothing when it is done."""

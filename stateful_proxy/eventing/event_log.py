@@ -200,11 +200,15 @@ class EventLogs:
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
         metadata = event_metadata(reader.shard, subscription.source, entry).SerializeToString()
         invocation = Invocation(method, entry.payload.data, metadata, command_id, type_url=url)
-        reader.delivery, reader.method, reader.given = self._callers.attach(_Delivery(self, reader)), method.path, time.monotonic()
-        self._invoke(reader.delivery, invocation)
+        delivery = _Delivery(self, reader)
+        delivery.call = reader.delivery = self._callers.attach(delivery)
+        reader.method, reader.given = method.path, time.monotonic()
+        self._invoke(delivery.call, invocation)
 
-    def ended(self, reader: _Reader, status: int, text: str) -> None:
+    def ended(self, reader: _Reader, call: int, status: int, text: str) -> None:
         """A delivery has ended."""
+        if reader.delivery != call:
+            return  # it was given up, while its answer was being published
         reader.delivery = 0
         if reader.gone:
             return
@@ -236,14 +240,14 @@ class _Delivery:
     """Waits for the end of one delivery; what the method answers is nobody's concern here."""
 
     def __init__(self, logs: EventLogs, reader: _Reader) -> None:
-        self._logs, self._reader = logs, reader
+        self._logs, self._reader, self.call = logs, reader, 0
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """An answer of the method."""
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The method is done."""
-        self._logs.ended(self._reader, status, text)
+        self._logs.ended(self._reader, self.call, status, text)
 
 
 def event_metadata(shard: int, persistence_id: str, entry: LogEntry) -> entity_pb2.Metadata:
