@@ -94,7 +94,7 @@ class Entities:
         self.commands += 1
         key = EntityKey(method.persistence_id, command.key)
         entity = self._by_key.get(key)
-        if entity is not None and entity.state is IDLE and not (entity.mailbox or entity.leaving or command.retry):
+        if entity is not None and entity.state is IDLE and entity.stream and not (entity.mailbox or entity.leaving or command.retry):
             self._by_call[call] = entity
             self._execute(entity, command)
             return
@@ -117,7 +117,8 @@ class Entities:
             return
         self._by_call[call] = entity
         entity.mailbox.append(command)
-        self._next(entity)
+        if entity.stream:  # else whoever this came from, as an effect does from a reply, opens one for what waits by then
+            self._next(entity)
         self.lives.make_room()
 
     def _next(self, entity: Entity) -> None:

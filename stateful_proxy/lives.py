@@ -123,7 +123,10 @@ class Lives:
         """After an append whose outcome was unknown, in a shard that is lost: it can no longer land, so its command id tells."""
         command, answer = entity.current, entity.answer
         entity.done()
-        if command is None or answer is None:
+        if command is None:
+            return
+        if answer is None:  # nothing of it was appended: it goes with what waits
+            entity.mailbox.appendleft(command)
             return
         doubt = f"{entity.service}: the shard has moved; {IN_DOUBT}"
         if not command.command_id:
