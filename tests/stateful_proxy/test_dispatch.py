@@ -233,6 +233,16 @@ def test_a_watch_outlives_the_half_close_and_tells_changes(bench: Bench) -> None
     assert set(bench.around.ended) == {call, unknown}
 
 
+def test_who_comes_back_to_watch_a_proxy_that_ends_does_not_keep_it(bench: Bench) -> None:
+    first = bench.call(b"", path=health.WATCH)
+    bench.serving = False
+    bench.health.close()
+    again = bench.call(b"", path=health.WATCH)
+    for call, told in ((first, [health.SERVING, health.NOT_SERVING]), (again, [health.NOT_SERVING])):
+        assert bench.around.replies[call] == told
+        assert bench.end(call)[0] == Status.UNAVAILABLE
+
+
 def test_a_malformed_reflection_request_ends_that_call(bench: Bench) -> None:
     path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     assert bench.end(bench.call(b"\xff", path, complete=False))[0] == Status.INVALID_ARGUMENT
