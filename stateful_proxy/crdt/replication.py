@@ -148,7 +148,8 @@ class Replication:
     def _failed(self, member: str, outbox: _Outbox, versions: dict[EntityKey, int]) -> None:
         """Send it again, as notices: meanwhile there may be newer versions."""
         self.failed += 1
-        outbox.failures += 1
+        if not outbox.paused:  # else it failed together with one that was on its way at the same time
+            outbox.failures += 1
         if outbox.failures >= GIVE_UP:
             outbox.changes.clear()
             return

@@ -12,7 +12,7 @@ from stateful_proxy.crdt.keeper import RACE_LAST, RETRY_LAST, Keeper, Ports
 from stateful_proxy.crdt.replica import Operation
 from stateful_proxy.crdt.storing import STORE_LIMIT
 from tests.stateful_proxy.crdt.bench import KEY, CrdtBench, plus
-from tests.stateful_proxy.crdt.test_replication import acknowledge, change_of, request_of, unacknowledged, updated
+from tests.stateful_proxy.crdt.test_replication import acknowledge, change_of, pushed, request_of, unacknowledged, updated
 
 
 def test_news_in_an_outage_do_not_make_it_ask_the_journal_more_often() -> None:
@@ -98,6 +98,19 @@ def test_requests_to_a_proxy_that_was_away_for_a_moment_are_bounded() -> None:
         acknowledge(bench, request)
     publish(range(21, 41))
     assert len(unacknowledged(bench)) == replication.MAX_IN_FLIGHT
+
+
+def test_requests_that_fail_together_fail_once() -> None:
+    bench = CrdtBench(others=["b"])
+    for number in range(replication.MAX_IN_FLIGHT):
+        bench.replication.publish(EntityKey("presence", str(number)), 1, b"")
+        bench.fire_only(0.0)
+    for request in unacknowledged(bench):
+        acknowledge(bench, request, Status.UNAVAILABLE)
+    for _ in range(2):  # the pause, and what is sent after it
+        bench.fire()
+    [again] = unacknowledged(bench)
+    assert len(pushed(bench, again)) == replication.MAX_IN_FLIGHT
 
 
 def test_nobody_is_waited_for_on_behalf_of_a_caller_who_was_told_that_the_journal_is_away() -> None:
