@@ -93,9 +93,7 @@ class Delivery:
     def leave(self) -> None:
         """The caller has gone, which the stream that the command was given on hears; the key may have another one by now."""
         self.ended = True
-        if self._relay is not None and self._relay.call:
-            self._relay.withdraw()
-            self._done()
+        self._withdraw()
         self._on_failed()
 
     def _advance(self) -> None:
@@ -175,8 +173,15 @@ class Delivery:
             return
         self._end()
         self._callers.finish(self.origin.call, *problem)
+        self._withdraw()
         if not told:
             self._on_failed()
+
+    def _withdraw(self) -> None:
+        """What another method answers within the call is wanted no more."""
+        if self._relay is not None and self._relay.call:
+            self._relay.withdraw()
+            self._done()
 
     def _end(self) -> None:
         self.ended = True

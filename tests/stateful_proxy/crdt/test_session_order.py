@@ -52,3 +52,15 @@ def test_many_answers_behind_an_effect(bench: CrdtBench) -> None:
         bench.stream_message(1, 1, b"%d" % n)
     bench.callers.reply(bench.invoked[0][0], b"")
     assert [int(message) for message in bench.transport.messages[call]] == list(range(MAX_STEPS))
+
+
+def test_a_forward_that_many_answers_wait_for_in_vain_is_given_up_with_the_call(bench: CrdtBench) -> None:
+    given_up: list[int] = []
+    bench.follow_ups.cancel = given_up.append
+    call = bench.call("Watch")
+    bench.reply(1, 1, body=b"0", streamed=True)
+    bench.stream_message(1, 1, forward=entity_pb2.Forward(service_name="test.Presence", command_name="Watch"))
+    for n in range(MAX_STEPS + 1):
+        bench.stream_message(1, 1, b"%d" % n)
+    assert bench.told(call)[0] == Status.RESOURCE_EXHAUSTED
+    assert given_up == [bench.invoked[0][0]]
