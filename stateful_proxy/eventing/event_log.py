@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote
 
 from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, LogPage, Outcome, ReadLog, Token
@@ -141,6 +142,8 @@ class EventLogs:
         for reader in self._readers.pop(shard):
             reader.gone = True
             self._by_log.pop((shard, reader.subscription.source), None)
+            if reader.delivery:  # it may go on for as long as any other, and nobody looks after it any more
+                self._transport.after(ANSWER_LIMIT, partial(self._give_up, reader))
 
     # What consumers ask for ---------------------------------------------------------------------------------------------
 
@@ -222,10 +225,15 @@ class EventLogs:
     def _look_overdue(self, reader: _Reader, now: float) -> None:
         """A method that does not answer does not hold its consumer up for ever: the event is given again, as after any failure."""
         if reader.delivery and now - reader.given >= ANSWER_LIMIT:
-            call, reader.delivery = reader.delivery, 0
+            self._give_up(reader)
+            self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
+
+    def _give_up(self, reader: _Reader) -> None:
+        """Wait no longer for a delivery, if it has not ended."""
+        call, reader.delivery = reader.delivery, 0
+        if call:
             self._callers.detach(call)
             self._cancel(call)
-            self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
 
     def _fail(self, reader: _Reader, problem: str) -> None:
         self.failed += 1
