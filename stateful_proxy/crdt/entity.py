@@ -110,6 +110,8 @@ class ReplicatedEntity:
             return
         if self.keeper.replica.ended:
             self._registry.forget(self)
+        elif self.keeper.replica.deleting:
+            return  # by a stream that has ended since: what waits gets the next value
         elif self.waiting:
             session = self.session = Session(self._around, self.keeper, self.service, self._ended)
             self._registry.opened(self, session.stream)

@@ -51,8 +51,8 @@ class Session:
 
     @property
     def accepts(self) -> bool:
-        """Takes commands: its value lives, and the proxy stays."""
-        return bool(self.stream) and not (self.deleting or self.leaving or self._replica.ended)
+        """Takes commands: its value lives and is what the function holds, and the proxy stays."""
+        return bool(self.stream) and not (self.deleting or self.leaving or self._broken or self._replica.ended)
 
     @property
     def commands(self) -> int:

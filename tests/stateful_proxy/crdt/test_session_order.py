@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from cloudstate_core.journal.api import Read, Refused
+from cloudstate_core.journal.api import Read, Refused, Swap
 from cloudstate_core.pb.cloudstate import entity_pb2
 from cloudstate_core.transport.api import Status
 from stateful_proxy.crdt.delivery import MAX_STEPS
 from stateful_proxy.follow_ups import Origin
-from tests.stateful_proxy.crdt.bench import CrdtBench, method_of, plus
+from tests.stateful_proxy.crdt.bench import CrdtBench, adding, method_of, plus
 
 EFFECT = entity_pb2.SideEffect(service_name="test.Presence", command_name="Add", synchronous=True)
 
@@ -32,6 +32,32 @@ def test_a_call_that_comes_while_a_stream_fails_gets_the_next_one(bench: CrdtBen
     assert heard == ["both have ended"]
     bench.crdts.concurrency(time.monotonic())
     assert bench.crdts.concurrency(time.monotonic() + 1) == 0
+
+
+def test_a_call_that_comes_while_a_change_is_found_not_to_fit_gets_the_next_stream(bench: CrdtBench) -> None:
+    bench.call()
+    bench.reply(1, 1, plus(1))
+    two_in_a_row(bench)
+    bench.reply(1, 2, adding("a"))
+    assert bench.kinds(1) == ["init", "command", "command"]
+    assert bench.kinds(2) == ["init", "command"]
+
+
+def test_a_call_waits_for_a_deletion_whose_stream_has_ended(bench: CrdtBench) -> None:
+    bench.call()
+    bench.reply(1, 1, plus(5))
+    bench.journal.fail(Swap, Refused("down"))
+    deleting = bench.call()
+    bench.reply(1, 2, delete=True)
+    bench.closed(1, Status.UNKNOWN, "gone")
+    after = bench.call()
+    assert len(bench.transport.streams) == 1
+    bench.fire_only(0.1)
+    assert bench.told(deleting)[0] == 0
+    assert not bench.sent(2)[0].init.HasField("delta")
+    bench.reply(2, 1, plus(1))
+    assert bench.told(after)[0] == 0
+    assert bench.stored() is not None
 
 
 def test_a_call_that_comes_while_others_hear_that_the_key_cannot_be_read_waits_for_the_next_reading(bench: CrdtBench) -> None:
