@@ -295,10 +295,11 @@ class Entities:
         if entity.state in _AT_JOURNAL:
             self.lives.close_stream(entity, reset=True)
             return
-        if entity.current is not None:
-            self._answers.finish(entity.current, Status.UNKNOWN, told)
+        command = entity.current
         entity.done()
         self.lives.fail_all(entity, Status.UNKNOWN, f"{noun[0].upper()}{noun[1:]} terminated")
+        if command is not None:  # last: what comes after it goes to the entity's next life
+            self._answers.finish(command, Status.UNKNOWN, told)
 
     def passivate(self, now: float) -> None:
         """Let idle entities leave memory, and wait no longer for answers that are overdue."""

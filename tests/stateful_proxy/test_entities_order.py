@@ -59,3 +59,18 @@ def test_a_command_that_follows_a_failure_is_answered_though_the_shard_is_lost_t
     bench.reply(1, 1, failure="again", restart=True)
     assert bench.losses
     assert (first.statuses, second.statuses) == ([Status.UNKNOWN], [Status.UNAVAILABLE])
+
+
+def test_a_command_that_follows_a_crash_is_executed_after_it(bench: Any) -> None:
+    second = Told(lambda: None)
+    first = Told(lambda: command(bench, bench.callers.attach(second), b"second"))
+    command(bench, bench.callers.attach(first), b"first")
+    bench.batch.flush()
+    waiting = bench.call(b"waiting")
+    out = event_sourced_pb2.EventSourcedStreamOut()
+    out.failure.description = "it crashed"
+    bench.say(1, out)
+    assert bench.transport.answers[waiting].text == "Entity terminated"
+    assert bench.sent(2)[-1].command.payload.value == b"second"
+    bench.reply(2, 1)
+    assert (first.statuses, second.statuses) == ([Status.UNKNOWN], [Status.OK])
