@@ -174,6 +174,16 @@ def test_a_caller_who_leaves_between_two_passes_is_not_served(bench: Bench) -> N
     assert len(bench.around.forwards) == 1
 
 
+def test_a_caller_who_leaves_before_the_transport_passes_it_on_is_forgotten(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    call = bench.call()
+    assert bench.around.forwards
+    assert bench.commands.cancelled(call), "the transport tells no end of a forward that it could not begin"
+    assert not bench.commands.cancelled(call)
+    bench.commands.passed_on(call, Outcome.REFUSED, "")
+    assert not bench.around.timers
+
+
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED, Outcome.CANCELLED])
 def test_other_ends_of_a_forward_need_no_answer(bench: Bench, outcome: Outcome) -> None:
     bench.dispatch.on_event((api.FORWARDED, 1, b"", (outcome, "")))
