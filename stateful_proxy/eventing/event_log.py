@@ -143,7 +143,7 @@ class EventLogs:
             reader.gone = True
             self._by_log.pop((shard, reader.subscription.source), None)
             if reader.delivery:  # it may go on for as long as any other, and nobody looks after it any more
-                self._transport.after(ANSWER_LIMIT, partial(self._give_up, reader))
+                self._transport.after(ANSWER_LIMIT, partial(self._forsake, reader))
 
     # What consumers ask for ---------------------------------------------------------------------------------------------
 
@@ -227,6 +227,11 @@ class EventLogs:
         if reader.delivery and now - reader.given >= ANSWER_LIMIT:
             self._give_up(reader)
             self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
+
+    def _forsake(self, reader: _Reader) -> None:
+        """Nobody waits for a delivery any more, and its time is over."""
+        self._give_up(reader)
+        self._batch.flush()
 
     def _give_up(self, reader: _Reader) -> None:
         """Wait no longer for a delivery, if it has not ended."""
