@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _AT_JOURNAL = (APPENDING, LOOKING_UP)
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
+TURN = 100
+"""Commands that an entity executes in a row while others wait for a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Entities:
         self.lives.make_room()
 
     def _next(self, entity: Entity) -> None:
-        """Begin the next waiting command, if the entity is free; leave, if it is to."""
+        """Begin the next waiting command, if the entity is free; leave, if it is to, or if others have waited for its place for long."""
         if entity.state is not IDLE:
             return
         if entity.leaving:
@@ -131,6 +133,9 @@ class Entities:
             return
         if not entity.mailbox:
             self.lives.make_room()
+            return
+        if entity.next_id > TURN and self._residents.queued:
+            self.lives.give_way(entity)
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id and not command.looked_up:

@@ -68,6 +68,12 @@ class Lives:
         if (idle := self._residents.make_room()) is not None:
             self.leave(idle)
 
+    def give_way(self, entity: Entity) -> None:
+        """Let others have its place: one that is called without end would keep it for ever. What waits for it waits for its next turn."""
+        self.close_stream(entity, reset=False)
+        self._residents.queue(entity)
+        self._fill()
+
     def _activate(self, entity: Entity) -> None:
         """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
         entity.state = ACTIVATING
@@ -194,6 +200,10 @@ class Lives:
 
     def _forget(self, entity: Entity) -> None:
         self._residents.remove(entity)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Whoever waits for a place gets it, as long as there are any."""
         while (waiting := self._residents.next_queued()) is not None:
             if waiting.mailbox:
                 self._activate(waiting)
