@@ -113,6 +113,8 @@ class Commands:
         """A caller is gone; False when nothing here waits for it."""
         if self._entities.cancelled(call) or self._forsaken(call):
             return True
+        if self._passed.pop(call, None) is not None:  # it left before the transport began: no end of that is told
+            return True
         return self._again.pop(call, None) is not None or self._ownership.withdraw(call) or self._absence.withdraw(call)
 
     # To the owner -------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Dispatch:
         self._chosen = chosen or None
         self._publications = publications
         self.topics = Topics(callers, self.invoke, self.cancel, model, topics)
-        self._http = HttpCalls(transport, model, callers, self._execute_http, self.topics)
+        self._http = HttpCalls(transport, model, callers, self._execute_http, self.cancel, self.topics)
         self._reflecting: set[int] = set()
         self._unasked: set[int] = set()
         """Calls that watch health and have not said what yet."""

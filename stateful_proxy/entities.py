@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _AT_JOURNAL = (APPENDING, LOOKING_UP)
 MAX_ATTEMPTS = 3
 """Times that one command is executed again after its append was definitely refused."""
+TURN = 100
+"""Commands that an entity executes in a row while others wait for a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Entities:
         self.commands += 1
         key = EntityKey(method.persistence_id, command.key)
         entity = self._by_key.get(key)
-        if entity is not None and entity.state is IDLE and not (entity.mailbox or entity.leaving or command.retry):
+        if entity is not None and entity.state is IDLE and entity.stream and not (entity.mailbox or entity.leaving or command.retry):
             self._by_call[call] = entity
             self._execute(entity, command)
             return
@@ -117,11 +119,12 @@ class Entities:
             return
         self._by_call[call] = entity
         entity.mailbox.append(command)
-        self._next(entity)
+        if entity.stream:  # else whoever this came from, as an effect does from a reply, opens one for what waits by then
+            self._next(entity)
         self.lives.make_room()
 
     def _next(self, entity: Entity) -> None:
-        """Begin the next waiting command, if the entity is free; leave, if it is to."""
+        """Begin the next waiting command, if the entity is free; leave, if it is to, or if others have waited for its place for long."""
         if entity.state is not IDLE:
             return
         if entity.leaving:
@@ -130,6 +133,9 @@ class Entities:
             return
         if not entity.mailbox:
             self.lives.make_room()
+            return
+        if entity.next_id > TURN and self._residents.queued:
+            self.lives.give_way(entity)
             return
         command = entity.mailbox.popleft()
         if command.retry and command.command_id and not command.looked_up:
@@ -294,10 +300,11 @@ class Entities:
         if entity.state in _AT_JOURNAL:
             self.lives.close_stream(entity, reset=True)
             return
-        if entity.current is not None:
-            self._answers.finish(entity.current, Status.UNKNOWN, told)
+        command = entity.current
         entity.done()
         self.lives.fail_all(entity, Status.UNKNOWN, f"{noun[0].upper()}{noun[1:]} terminated")
+        if command is not None:  # last: what comes after it goes to the entity's next life
+            self._answers.finish(command, Status.UNKNOWN, told)
 
     def passivate(self, now: float) -> None:
         """Let idle entities leave memory, and wait no longer for answers that are overdue."""

@@ -63,18 +63,21 @@ class FollowUps:
             self.effects += 1
             command_id = f"{origin.command_id}/{number}" if origin.command_id else ""
             invocation = Invocation(target, effect.payload.value, effect.metadata.SerializeToString(), command_id, _longer(origin))
-            if effect.synchronous:
-                self._await(invocation, lambda: self._next(origin, effects, then))
+            if not effect.synchronous:
+                self.invoke(self._callers.attach(_Ignored()), invocation)
+            elif not self._await(invocation, lambda: self._next(origin, effects, then)):
                 return
-            self.invoke(self._callers.attach(_Ignored()), invocation)
         then()
 
-    def _await(self, invocation: Invocation, then: Callable[[], None]) -> None:
-        waiting = _Awaited(then)
-        call = self._callers.attach(waiting)
-        waiting.timer = self._transport.after(EFFECT_LIMIT, lambda: self._overdue(waiting))
-        waiting.cancel_timer = self._transport.cancel
-        self.invoke(call, invocation)
+    def _await(self, invocation: Invocation, then: Callable[[], None]) -> bool:
+        """Start an effect, and call `then` when it has ended; True when it has ended at once: then that is not called, since many may do so in a
+        row, which must not be done one within the other."""
+        waiting = _Awaited()
+        self.invoke(self._callers.attach(waiting), invocation)
+        if not waiting.ended:
+            waiting.then, waiting.cancel_timer = then, self._transport.cancel
+            waiting.timer = self._transport.after(EFFECT_LIMIT, lambda: self._overdue(waiting))
+        return waiting.ended
 
     def _overdue(self, waiting: _Awaited) -> None:
         waiting.over()
@@ -127,7 +130,8 @@ OnEnd = Callable[[int, str], None]
 
 
 class Relay:
-    """The answers of a forward's target, on their way into a streamed call."""
+    """The answers of a forward's target, on their way into a streamed call. One that is withdrawn says nothing any more: what its target had
+    answered by then may be published later."""
 
     def __init__(self, callers: Callers, message: OnMessage, end: OnEnd, cancel: Callable[[int], object]) -> None:
         self._callers, self._message, self._end, self._cancel = callers, message, end, cancel
@@ -135,12 +139,14 @@ class Relay:
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """One answer of the target."""
-        self._message(payload, headers)
+        if self.call:
+            self._message(payload, headers)
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The target is done."""
-        self.call = 0
-        self._end(status, text)
+        if self.call:
+            self.call = 0
+            self._end(status, text)
 
     def withdraw(self) -> None:
         """The streamed call is over: the target's answers are wanted no more. Does nothing when it is done."""
@@ -163,19 +169,21 @@ class _Ignored:
 class _Awaited(_Ignored):
     """Goes on when the effect has ended, whatever became of it, or when its time is over."""
 
-    def __init__(self, then: Callable[[], None]) -> None:
-        self._then: Callable[[], None] | None = then
+    def __init__(self) -> None:
+        self.then: Callable[[], None] | None = None
+        self.ended = False
         self.timer = 0
         self.cancel_timer: Callable[[int], None] | None = None
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The effect is done."""
+        self.ended = True
         if self.cancel_timer is not None:
             self.cancel_timer(self.timer)
         self.over()
 
     def over(self) -> None:
         """Wait no longer."""
-        then, self._then = self._then, None
+        then, self.then = self.then, None
         if then is not None:
             then()

@@ -21,6 +21,7 @@ class Health:
     def __init__(self, transport: Transport, services: Sequence[str], serving: Callable[[], bool]) -> None:
         self._transport, self._known, self._serving = transport, frozenset(("", *services)), serving
         self._watchers: dict[int, bytes] = {}
+        self._closed = False
 
     def check(self, call: int, data: bytes) -> None:
         """One HealthCheckRequest."""
@@ -42,6 +43,8 @@ class Health:
             return
         status = self._watchers[call] = self._status() if service in self._known else SERVICE_UNKNOWN
         self._transport.send_message(call, status)
+        if self._closed:  # they come back at once, and an open call would keep the proxy until its time is over
+            self._end()
 
     def forget(self, call: int) -> bool:
         """A caller is gone; False when it did not watch."""
@@ -57,7 +60,11 @@ class Health:
 
     def close(self) -> None:
         """Tell the last status and end every watch."""
+        self._closed = True
         self.changed()
+        self._end()
+
+    def _end(self) -> None:
         for call in self._watchers:
             self._transport.finish(call, Status.UNAVAILABLE, "this proxy is shutting down")
         self._watchers.clear()

@@ -46,8 +46,12 @@ class _Request:
 class HttpCalls:
     """HTTP requests of one proxy."""
 
-    def __init__(self, transport: Transport, model: ServiceModel, callers: Callers, execute: Execute, topics: Topics) -> None:
-        self._transport, self._model, self._callers, self._execute, self._topics = transport, model, callers, execute, topics
+    def __init__(
+        self, transport: Transport, model: ServiceModel, callers: Callers, execute: Execute, cancel: Callable[[int], object], topics: Topics
+    ) -> None:
+        """`cancel` tells who executes a call that its answers are wanted no more."""
+        self._transport, self._model, self._callers, self._topics = transport, model, callers, topics
+        self._execute, self._cancel = execute, cancel
         self._routes = Routes(model.routes)
         self.requests = 0
 
@@ -86,7 +90,8 @@ class HttpCalls:
         except BadRequest as error:
             self._transport.respond(request.call, 400, TEXT, str(error).encode(errors="backslashreplace"))
             return
-        form = (_JsonStream if method.server_streaming else _Json)(self._transport, request.call, Response(route, request.accept))
+        to = self._transport, request.call, Response(route, request.accept)
+        form: Sink = _JsonStream(*to, self._cancel) if method.server_streaming else _Json(*to)
         self._begin(request, form, method, payload)
 
     # gRPC-Web -----------------------------------------------------------------------------------------------------------
@@ -146,8 +151,8 @@ class _Json:
 class _JsonStream:
     """One document a line, or server-sent events. What fails before the first answer has its status; later it ends the stream."""
 
-    def __init__(self, transport: Transport, call: int, response: Response) -> None:
-        self._transport, self._call, self._response = transport, call, response
+    def __init__(self, transport: Transport, call: int, response: Response, cancel: Callable[[int], object]) -> None:
+        self._transport, self._call, self._response, self._cancel = transport, call, response, cancel
         self._begun = self._done = False
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
@@ -160,6 +165,7 @@ class _JsonStream:
                 self._begin(payload, headers)
         except (DecodeError, TypeError, ValueError) as error:
             self.finish(Status.UNKNOWN, f"the function's answer cannot be written as JSON: {error}", ())
+            self._cancel(self._call)  # nobody else will: the call has ended, and the function may go on for ever
             return
         self._transport.respond_data(self._call, item)
 

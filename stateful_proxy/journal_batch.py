@@ -36,9 +36,17 @@ class JournalBatch:
         if threading.get_ident() != self._thread:
             self._transport.post(lambda: self._posted(handlers, outcomes))
             return
+        mistake: Exception | None = None
         for handler, outcome in zip(handlers, outcomes, strict=True):
-            handler(outcome)
+            try:
+                handler(outcome)
+            except Exception as error:  # it is told below: the others wait for theirs, and would for ever
+                mistake = mistake or error
+        if mistake is not None:
+            raise mistake
 
     def _posted(self, handlers: Sequence[Handler], outcomes: Sequence[Outcome]) -> None:
-        self._outcomes(handlers, outcomes)
-        self.flush()
+        try:
+            self._outcomes(handlers, outcomes)
+        finally:
+            self.flush()

@@ -68,6 +68,12 @@ class Lives:
         if (idle := self._residents.make_room()) is not None:
             self.leave(idle)
 
+    def give_way(self, entity: Entity) -> None:
+        """Let others have its place: one that is called without end would keep it for ever. What waits for it waits for its next turn."""
+        self.close_stream(entity, reset=False)
+        self._residents.queue(entity)
+        self._fill()
+
     def _activate(self, entity: Entity) -> None:
         """Bind the entity afresh and read it; whatever was in flight under the old binding can no longer land."""
         entity.state = ACTIVATING
@@ -123,7 +129,10 @@ class Lives:
         """After an append whose outcome was unknown, in a shard that is lost: it can no longer land, so its command id tells."""
         command, answer = entity.current, entity.answer
         entity.done()
-        if command is None or answer is None:
+        if command is None:
+            return
+        if answer is None:  # nothing of it was appended: it goes with what waits
+            entity.mailbox.appendleft(command)
             return
         doubt = f"{entity.service}: the shard has moved; {IN_DOUBT}"
         if not command.command_id:
@@ -191,6 +200,10 @@ class Lives:
 
     def _forget(self, entity: Entity) -> None:
         self._residents.remove(entity)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Whoever waits for a place gets it, as long as there are any."""
         while (waiting := self._residents.next_queued()) is not None:
             if waiting.mailbox:
                 self._activate(waiting)

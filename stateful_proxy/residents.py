@@ -44,9 +44,13 @@ class Residents:
         self._by_shard[entity.shard].add(entity.key)
         if not self._places or len(self.by_key) - len(self.queued) <= self._places:
             return True
+        self.queue(entity)
+        return False
+
+    def queue(self, entity: Entity) -> None:
+        """An entity waits for a place, behind those that do already."""
         entity.state = QUEUED
         self.queued.append(entity)
-        return False
 
     def remove(self, entity: Entity) -> None:
         """An entity leaves memory; who waits for its shard to be empty hears when it is. Does nothing for one that has left."""

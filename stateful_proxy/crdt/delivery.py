@@ -70,7 +70,7 @@ class Delivery:
         self._callers, self._follow_ups, self._report_error = callers, follow_ups, report_error
         self._on_failed, self._on_ended = on_failed, on_ended
         self._steps: deque[_Step] = deque()
-        self._busy = False
+        self._busy = self._advancing = False
         self._headed = False
         self._relay: Relay | None = None
         self.ended = False
@@ -93,12 +93,14 @@ class Delivery:
     def leave(self) -> None:
         """The caller has gone, which the stream that the command was given on hears; the key may have another one by now."""
         self.ended = True
-        if self._relay is not None and self._relay.call:
-            self._relay.withdraw()
-            self._done()
+        self._withdraw()
         self._on_failed()
 
     def _advance(self) -> None:
+        """Carry out what waits, in a loop and not each step within the one before: a thousand of them may have waited for one effect."""
+        if self._advancing:
+            return
+        self._advancing = True
         while self._steps and not self._busy:
             self._busy = True
             step = self._steps.popleft()
@@ -106,6 +108,7 @@ class Delivery:
                 self._effects(step, None)
             else:
                 step.stored.when_known(lambda problem, step=step: self._effects(step, problem))  # type: ignore[misc]
+        self._advancing = False
 
     def _effects(self, step: _Step, problem: Problem | None) -> None:
         if problem is not None:
@@ -170,8 +173,15 @@ class Delivery:
             return
         self._end()
         self._callers.finish(self.origin.call, *problem)
+        self._withdraw()
         if not told:
             self._on_failed()
+
+    def _withdraw(self) -> None:
+        """What another method answers within the call is wanted no more."""
+        if self._relay is not None and self._relay.call:
+            self._relay.withdraw()
+            self._done()
 
     def _end(self) -> None:
         self.ended = True

@@ -69,9 +69,12 @@ class ReplicatedEntity:
 
     def _fail_waiting(self, text: str, until: float = float("inf")) -> None:
         """Commands that have waited since before `until` were not executed."""
-        while self.waiting and self.waiting[0].since <= until:
-            command = self.waiting.popleft()
+        late = [command for command in self.waiting if command.since <= until]
+        self.waiting = deque(command for command in self.waiting if command.since > until)
+        self._settle()  # before they hear of it: who hears may call again, and a key that could not be read is read anew for that
+        for command in late:
             self._registry.answered(command.call)
+        for command in late:
             self._around.callers.finish(command.call, Status.UNAVAILABLE, f"{command.method.path}: not executed: {text}")
 
     # The keeper ---------------------------------------------------------------------------------------------------------
@@ -80,7 +83,8 @@ class ReplicatedEntity:
         """See Listener."""
         if problem:
             self._fail_waiting(problem)
-        self._settle()
+        else:
+            self._settle()
 
     def changed(self) -> None:
         """See Listener."""
@@ -106,6 +110,8 @@ class ReplicatedEntity:
             return
         if self.keeper.replica.ended:
             self._registry.forget(self)
+        elif self.keeper.replica.deleting:
+            return  # by a stream that has ended since: what waits gets the next value
         elif self.waiting:
             session = self.session = Session(self._around, self.keeper, self.service, self._ended)
             self._registry.opened(self, session.stream)

@@ -118,10 +118,11 @@ class Keeper:
             self._listens.loaded("" if ok else self.problem)
         if ok:
             self._go_on()
-        elif not first and self.replica.pending:
-            self._again()
-        elif not first and not self._asking:
-            self._listens.idle()
+        elif not first and not self._asking:  # else somebody wanted to read at once
+            if self.replica.pending:
+                self._again()
+            else:
+                self._listens.idle()
 
     def _tell_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -134,7 +135,9 @@ class Keeper:
             return
         if not self.replica.pending:
             self._retry, self.problem = RETRY_FIRST, ""
-            self._listens.idle()
+            self._tell_waiting()  # they came in a pause, and what was to be swapped then has been settled by news
+            if not self._asking:
+                self._listens.idle()
             return
         self._asking = True
         proposal = self.replica.proposal(self._ports.living() if self._fold else None)
@@ -156,7 +159,7 @@ class Keeper:
             self._tell_waiting()
             if self._races < 3:
                 self._go_on()
-            else:
+            elif not self._asking:
                 self._pause(random.uniform(0, min(RACE_LAST, RACE_STEP * self._races)), self._go_on)
         else:
             self.replica.in_doubt = True

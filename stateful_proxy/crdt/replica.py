@@ -71,6 +71,11 @@ class Replica:
         """A swap may have happened or may yet."""
         self._clock = 0
 
+    @property
+    def deleting(self) -> bool:
+        """The value is to be deleted."""
+        return any(operation.delta is None for operation in self.pending)
+
     def shown(self) -> None:
         """The function has been told everything."""
         self.seen, self.news = self.state, False
@@ -104,7 +109,7 @@ class Replica:
     def proposal(self, living: Set[str] | None = None) -> Proposal:
         """The record with everything that is pending, of which there is something. `living`: fold what other replicas have left in it."""
         covers = self.pending[-1].number
-        if any(operation.delta is None for operation in self.pending):
+        if self.deleting:
             return Proposal(self.version, None, covers)
         if self.record is None:
             assert self.state is not None

@@ -59,7 +59,7 @@ class Replication:
     def __init__(self, transport: Transport, peers: Peers | None, member: str) -> None:
         self._transport, self._peers, self.member = transport, peers, member
         self._outboxes: dict[str, _Outbox] = {}
-        self._sent: dict[int, tuple[str, dict[EntityKey, int]]] = {}
+        self._sent: dict[int, tuple[str, _Outbox, dict[EntityKey, int]]] = {}
         self._waits: dict[EntityKey, list[_Wait]] = {}
         self._flush_wanted = False
         self.pushed = self.failed = 0
@@ -115,7 +115,7 @@ class Replication:
         outbox.in_flight += 1
         self.pushed += len(versions)
         stream = self._transport.open(upstream, REPLICATE, timeout=CALL_LIMIT)
-        self._sent[stream] = member, versions
+        self._sent[stream] = member, outbox, versions
         self._transport.send(stream, request.SerializeToString())
         self._transport.half_close(stream)
 
@@ -127,14 +127,12 @@ class Replication:
             return False
         if kind == api.STREAM_CLOSED:
             del self._sent[stream]
-            member, versions = sent
-            outbox = self._outboxes.get(member)
-            if outbox is not None:
-                outbox.in_flight -= 1
-                if detail[0] == Status.OK:
-                    self._received(member, outbox, versions)
-                else:
-                    self._failed(member, outbox, versions)
+            member, outbox, versions = sent
+            outbox.in_flight -= 1  # of that one: a member that was away for a moment has another one now
+            if detail[0] == Status.OK:
+                self._received(member, outbox, versions)
+            elif self._outboxes.get(member) is outbox:
+                self._failed(member, outbox, versions)
         return True
 
     def _received(self, member: str, outbox: _Outbox, versions: dict[EntityKey, int]) -> None:
@@ -150,7 +148,8 @@ class Replication:
     def _failed(self, member: str, outbox: _Outbox, versions: dict[EntityKey, int]) -> None:
         """Send it again, as notices: meanwhile there may be newer versions."""
         self.failed += 1
-        outbox.failures += 1
+        if not outbox.paused:  # else it failed together with one that was on its way at the same time
+            outbox.failures += 1
         if outbox.failures >= GIVE_UP:
             outbox.changes.clear()
             return

@@ -51,8 +51,8 @@ class Session:
 
     @property
     def accepts(self) -> bool:
-        """Takes commands: its value lives, and the proxy stays."""
-        return bool(self.stream) and not (self.deleting or self.leaving or self._replica.ended)
+        """Takes commands: its value lives and is what the function holds, and the proxy stays."""
+        return bool(self.stream) and not (self.deleting or self.leaving or self._broken or self._replica.ended)
 
     @property
     def commands(self) -> int:
@@ -260,18 +260,15 @@ class Session:
     def _begin_anew(self) -> None:
         """The function would not keep the value that there is now: the next command opens a stream that begins with it."""
         self._around.transport.half_close(self.stream)
-        self._fail_all(Status.UNAVAILABLE, f"{self._service}: the value has been made elsewhere meanwhile; call again")
+        self._end_all(Status.UNAVAILABLE, f"{self._service}: the value has been made elsewhere meanwhile; call again")
 
     def _tell_deleted(self) -> None:
         self._send(crdt_pb2.CrdtStreamIn(delete=crdt_pb2.CrdtDelete()))
         self._close()
 
     def _close(self) -> None:
-        streaming, self._streaming = self._streaming, {}
-        for command in streaming.values():
-            command.delivery.end(Status.OK)
         self._around.transport.half_close(self.stream)
-        self._end()
+        self._end_all(Status.OK)
 
     def tick(self, now: float) -> None:
         """Give the stream up if the function does not answer: nothing that happens elsewhere could be told any more."""
@@ -286,27 +283,25 @@ class Session:
             return
         log.warning("%s: %s: %s", self._service, told, logged)
         self._around.transport.reset(self.stream)
-        self._fail_all(status, told)
+        self._end_all(status, told)
 
     def on_closed(self, detail: tuple[int, str, list[tuple[str, bytes]], bool]) -> None:
         """The function ended the stream, or cannot be reached."""
         status, text, _, refused = detail
         if refused or status == Status.UNAVAILABLE:
-            self._fail_all(Status.UNAVAILABLE, f"{self._service}: the user function cannot be reached: {text}")
+            self._end_all(Status.UNAVAILABLE, f"{self._service}: the user function cannot be reached: {text}")
         else:
             if not self.quiet:
                 log.warning("%s: the function closed the stream with status %s: %s", self._service, status, text)
-            self._fail_all(Status.UNKNOWN, "Unexpected entity termination")
+            self._end_all(Status.UNKNOWN, "Unexpected entity termination")
 
-    def _fail_all(self, status: Status, text: str) -> None:
+    def _end_all(self, status: Status, text: str = "") -> None:
+        """The stream has ended, and every call on it. The stream first: a call that ends may bring the next one, which needs another stream."""
         commands = [*self._unanswered.values(), *self._streaming.values()]
         self._around.in_flight.add(-len(self._unanswered), time.monotonic())
         self._unanswered, self._streaming = {}, {}
-        for command in commands:
-            command.delivery.end(status, text)
-        self._end()
-
-    def _end(self) -> None:
         self._cancelling.end()
         stream, self.stream = self.stream, 0
         self._on_end(stream)
+        for command in commands:
+            command.delivery.end(status, text)

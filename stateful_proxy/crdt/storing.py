@@ -24,6 +24,8 @@ class Storing:
     def __init__(self, around: Surroundings, keeper: Keeper, path: str, consistency: crdt_pb2.CrdtWriteConsistency, stored: Stored) -> None:
         self._around, self._keeper, self._path, self._consistency, self._stored = around, keeper, path, consistency, stored
         self._stop: Callable[[], None] | None = None
+        self._late = False
+        """The time is over."""
         self._timer = around.after(STORE_LIMIT, self._over)
 
     def keep(self, operation: Operation, then: Callable[[Operation], None]) -> None:
@@ -32,7 +34,7 @@ class Storing:
         def settled(version: int, reason: str) -> None:
             if reason:
                 self._done((Status.ABORTED, f"{self._path}: the change has no effect: {reason}"))
-            else:
+            elif not self._late:
                 self._stop = self._around.replication.when_held(self._keeper.key, version, self._consistency, self._done)
             then(operation)
 
@@ -43,6 +45,7 @@ class Storing:
         self._stored.settle(problem)
 
     def _over(self) -> None:
+        self._late = True
         if self._stop is not None:
             self._stop()
             what = f"not {'all' if self._consistency == crdt_pb2.ALL else 'most'} proxies of the service have acknowledged the update"

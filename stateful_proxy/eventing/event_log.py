@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote
 
 from cloudstate_core.journal.api import At, Commit, Cursor, Fenced, LogEntry, LogPage, Outcome, ReadLog, Token
@@ -141,6 +142,8 @@ class EventLogs:
         for reader in self._readers.pop(shard):
             reader.gone = True
             self._by_log.pop((shard, reader.subscription.source), None)
+            if reader.delivery:  # it may go on for as long as any other, and nobody looks after it any more
+                self._transport.after(ANSWER_LIMIT, partial(self._forsake, reader))
 
     # What consumers ask for ---------------------------------------------------------------------------------------------
 
@@ -200,11 +203,15 @@ class EventLogs:
         command_id = f"{quote(subscription.consumer)}/{reader.shard}/{entry.offset}"
         metadata = event_metadata(reader.shard, subscription.source, entry).SerializeToString()
         invocation = Invocation(method, entry.payload.data, metadata, command_id, type_url=url)
-        reader.delivery, reader.method, reader.given = self._callers.attach(_Delivery(self, reader)), method.path, time.monotonic()
-        self._invoke(reader.delivery, invocation)
+        delivery = _Delivery(self, reader)
+        delivery.call = reader.delivery = self._callers.attach(delivery)
+        reader.method, reader.given = method.path, time.monotonic()
+        self._invoke(delivery.call, invocation)
 
-    def ended(self, reader: _Reader, status: int, text: str) -> None:
+    def ended(self, reader: _Reader, call: int, status: int, text: str) -> None:
         """A delivery has ended."""
+        if reader.delivery != call:
+            return  # it was given up, while its answer was being published
         reader.delivery = 0
         if reader.gone:
             return
@@ -218,10 +225,20 @@ class EventLogs:
     def _look_overdue(self, reader: _Reader, now: float) -> None:
         """A method that does not answer does not hold its consumer up for ever: the event is given again, as after any failure."""
         if reader.delivery and now - reader.given >= ANSWER_LIMIT:
-            call, reader.delivery = reader.delivery, 0
+            self._give_up(reader)
+            self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
+
+    def _forsake(self, reader: _Reader) -> None:
+        """Nobody waits for a delivery any more, and its time is over."""
+        self._give_up(reader)
+        self._batch.flush()
+
+    def _give_up(self, reader: _Reader) -> None:
+        """Wait no longer for a delivery, if it has not ended."""
+        call, reader.delivery = reader.delivery, 0
+        if call:
             self._callers.detach(call)
             self._cancel(call)
-            self._fail(reader, f"{reader.method} has not answered within {ANSWER_LIMIT:g} s")
 
     def _fail(self, reader: _Reader, problem: str) -> None:
         self.failed += 1
@@ -236,14 +253,14 @@ class _Delivery:
     """Waits for the end of one delivery; what the method answers is nobody's concern here."""
 
     def __init__(self, logs: EventLogs, reader: _Reader) -> None:
-        self._logs, self._reader = logs, reader
+        self._logs, self._reader, self.call = logs, reader, 0
 
     def message(self, payload: bytes, headers: Sequence[Header]) -> None:
         """An answer of the method."""
 
     def finish(self, status: int, text: str, trailers: Sequence[Header]) -> None:
         """The method is done."""
-        self._logs.ended(self._reader, status, text)
+        self._logs.ended(self._reader, self.call, status, text)
 
 
 def event_metadata(shard: int, persistence_id: str, entry: LogEntry) -> entity_pb2.Metadata:

@@ -117,7 +117,8 @@ class Topics:
         respond(status, text)
 
     def _done(self, request: int, respond: Respond, status: int, text: str) -> None:
-        del self._open[request]
+        if self._open.pop(request, None) is None:
+            return  # the sender has gone, and what was being published then is published now
         if status == Status.OK:
             self.handled += 1
             respond(HANDLED, "")

@@ -176,7 +176,7 @@ def fuzz_http(data: bytes) -> None:
         execute(call, invocation.method, invocation.payload, (b"", b"", b""))
 
     topics = Topics(callers, invoke, lambda call: None, _MODEL, topic_subscriptions(_MODEL))
-    calls = HttpCalls(transport, _MODEL, callers, execute, topics)
+    calls = HttpCalls(transport, _MODEL, callers, execute, callers.detach, topics)
     verb, path = draw.choice(_CALLS)
     if draw.seldom():
         verb, path = draw.choice(_VERBS), _path(draw)

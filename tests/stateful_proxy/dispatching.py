@@ -35,7 +35,8 @@ TOKEN = Token(3, b"nonce")
 class Surroundings:
     """Transport, model, ownership and entities in one recorder."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Sequence[Route] = ()) -> None:
+        self.routes = routes
         self.ended: dict[int, tuple[int, str, list[api.Header]]] = {}
         self.replies: dict[int, list[bytes]] = {}
         self.forwards: list[tuple[int, int, list[api.Header]]] = []
@@ -170,9 +171,9 @@ class FakeSink:
 class Bench:
     """A dispatch in its surroundings."""
 
-    def __init__(self, alone: bool = False, topics: Sequence[Subscription] = ()) -> None:
+    def __init__(self, alone: bool = False, topics: Sequence[Subscription] = (), routes: Sequence[Route] = ()) -> None:
         self.sink, self.cancelled, self.drained = FakeSink(), list[int](), list[int]()
-        around: Any = Surroundings()
+        around: Any = Surroundings(routes)
         self.around: Surroundings = around
         self.peers = Peers(around, "me")
         members = [coordination_pb2.Member(member_id=m, peer_address=f"{m}:8559") for m in ("me", "b")]

@@ -174,6 +174,16 @@ def test_a_caller_who_leaves_between_two_passes_is_not_served(bench: Bench) -> N
     assert len(bench.around.forwards) == 1
 
 
+def test_a_caller_who_leaves_before_the_transport_passes_it_on_is_forgotten(bench: Bench) -> None:
+    bench.around.admission = Elsewhere("b")
+    call = bench.call()
+    assert bench.around.forwards
+    assert bench.commands.cancelled(call), "the transport tells no end of a forward that it could not begin"
+    assert not bench.commands.cancelled(call)
+    bench.commands.passed_on(call, Outcome.REFUSED, "")
+    assert not bench.around.timers
+
+
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED, Outcome.CANCELLED])
 def test_other_ends_of_a_forward_need_no_answer(bench: Bench, outcome: Outcome) -> None:
     bench.dispatch.on_event((api.FORWARDED, 1, b"", (outcome, "")))
@@ -231,6 +241,16 @@ def test_a_watch_outlives_the_half_close_and_tells_changes(bench: Bench) -> None
     assert bench.around.replies[gone] == [health.SERVING]
     bench.health.close()
     assert set(bench.around.ended) == {call, unknown}
+
+
+def test_who_comes_back_to_watch_a_proxy_that_ends_does_not_keep_it(bench: Bench) -> None:
+    first = bench.call(b"", path=health.WATCH)
+    bench.serving = False
+    bench.health.close()
+    again = bench.call(b"", path=health.WATCH)
+    for call, told in ((first, [health.SERVING, health.NOT_SERVING]), (again, [health.NOT_SERVING])):
+        assert bench.around.replies[call] == told
+        assert bench.end(call)[0] == Status.UNAVAILABLE
 
 
 def test_a_malformed_reflection_request_ends_that_call(bench: Bench) -> None:

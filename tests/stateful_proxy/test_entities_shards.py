@@ -126,6 +126,22 @@ def test_commands_wait_for_a_stream_while_all_are_busy_and_go_on_in_order(make_b
     assert [bench.transport.answers[call].status for call in (first, waiting, last)] == [Status.OK] * 3
 
 
+def test_an_entity_that_is_called_without_end_gives_its_place_to_those_that_wait(make_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stateful_proxy.entities.TURN", 2)
+    bench = make_bench(streams=1)
+    calls = [bench.call(entity="busy") for _ in range(3)]
+    waiting = bench.call(entity="other")
+    bench.reply(1, 1, events=[b"1"])
+    bench.reply(1, 2, events=[b"2"])
+    assert bench.transport.streams[1].half_closed
+    assert bench.kinds(2) == ["init", "command"]
+    bench.reply(2, 1)
+    assert bench.transport.answers[waiting].status == Status.OK
+    assert bench.kinds(3) == ["init", "event", "event", "command"]
+    bench.reply(3, 1)
+    assert [bench.transport.answers[call].status for call in calls] == [Status.OK] * 3
+
+
 def test_a_place_that_a_crash_frees_is_taken(make_bench: Any) -> None:
     bench = make_bench(streams=1)
     bench.call(entity="a")

@@ -127,6 +127,18 @@ def test_every_subscription_has_a_place_of_its_own(bench: Any) -> None:
     ]  # fmt: skip
 
 
+def test_a_method_that_does_not_answer_is_given_up_too_when_the_shard_has_gone(consumers: Consumers) -> None:
+    consumers.own(0, 1)
+    consumers.append(b"1")
+    consumers.append(b"2", key=EntityKey("carts", "bob"), shard=1)
+    (hanging, _), (slow, _) = consumers.invoked
+    consumers.own()
+    consumers.bench.callers.finish(slow, Status.OK)
+    assert consumers.given_up == []
+    assert consumers.transport.fire() == [ANSWER_LIMIT, ANSWER_LIMIT]
+    assert consumers.given_up == [hanging]
+
+
 def test_the_cursor_moves_behind_what_was_handled(consumers: Consumers) -> None:
     consumers.own(0)
     consumers.append(*[b"%d" % n for n in range(30)])

@@ -165,3 +165,11 @@ class Told:
     def finish(self, status: int, text: str, trailers: Any) -> None:
         assert self.status == -1, "ended twice"
         self.status = status
+
+
+def test_many_effects_that_end_at_once(bench: Any) -> None:
+    bench.follow_ups.invoke = lambda call, invocation: bench.callers.finish(call, Status.INVALID_ARGUMENT, "no key")
+    call = bench.call()
+    bench.say(1, reply(effects=(("a", True),) * 1_000))
+    assert bench.transport.answers[call].body == b"ok"
+    assert bench.follow_ups.effects == 1_000

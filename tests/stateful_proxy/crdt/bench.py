@@ -76,7 +76,7 @@ class CrdtBench:
         self.invoked: list[tuple[int, Invocation]] = []
         self.methods = {m.path: m for m in (method_of("Add"), method_of("Watch", streamed=True))}
         self.callers = Callers(transport)
-        follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append, self.batch.flush)
+        follow_ups = self.follow_ups = FollowUps(transport, self.callers, self.methods, self.reported.append, self.batch.flush)
         follow_ups.invoke = lambda call, invocation: self.invoked.append((call, invocation))
         self.absence = Absence(transport, self.callers)
         self.replication = Replication(transport, self.peers, "me")
