@@ -54,6 +54,8 @@ class Tally:
                 return context.get_or_create(GCounter)
             case "raise":
                 raise ValueError("something is wrong")
+            case "interrupted":
+                raise asyncio.CancelledError  # as what is awaited does that somebody else has cancelled
             case "fail":
                 context.fail("no")
             case "keep":
@@ -205,6 +207,7 @@ MISTAKES = [
     ("no message", "'no message' is not a protobuf message"),
     ("another type", "the value is a PNCounter, not a GCounter"),
     ("raise", "something is wrong"),
+    ("interrupted", "something that the command waited for was cancelled"),
 ]
 
 

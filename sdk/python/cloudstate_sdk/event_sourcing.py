@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +12,7 @@ from google.protobuf import any_pb2
 from cloudstate_sdk.any_values import Value
 from cloudstate_sdk.context import CommandFailed, Context, answer, pack
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.handling import finished
 from cloudstate_sdk.kinds import read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
 from cloudstate_sdk.requests import parse
@@ -67,9 +67,7 @@ class LiveEntity:
         context = Context(self._entity_id, self._apply, command.metadata)
         reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
         try:
-            result = getattr(self._entity, target.handler)(parse(command, target), context)
-            if inspect.isawaitable(result):
-                result = await result
+            result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
             answer(reply.client_action, result, target.wraps, context)
             reply.events.extend(context.events)
             self._snapshot(reply)

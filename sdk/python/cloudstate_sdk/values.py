@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +11,7 @@ from google.protobuf import any_pb2
 
 from cloudstate_sdk.context import CommandFailed, ValueContext, answer, pack
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.handling import finished
 from cloudstate_sdk.kinds import adapted, empty, read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, value_entity_pb2
 from cloudstate_sdk.requests import parse
@@ -52,9 +52,7 @@ class LiveValue:
         reply = value_entity_pb2.ValueEntityReply(command_id=command.id)
         try:
             context: ValueContext[Any] = ValueContext(self._entity_id, self._state(), self._value is not None, command.metadata)
-            result = getattr(self._entity, target.handler)(parse(command, target), context)
-            if inspect.isawaitable(result):
-                result = await result
+            result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
             answer(reply.client_action, result, target.wraps, context)
             if context.updated is not None:
                 pack(reply.state_action.update.value, adapted(context.updated, self._kind))

@@ -7,7 +7,6 @@ none when it fails. Whoever streams is told each change after the answer that br
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
@@ -18,6 +17,7 @@ from cloudstate_sdk.context import CommandFailed, answer
 from cloudstate_sdk.crdt.context import Change, CrdtContext, StreamedContext
 from cloudstate_sdk.crdt.replica import Replica
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.handling import finished
 from cloudstate_sdk.pb.cloudstate import crdt_pb2, entity_pb2
 from cloudstate_sdk.requests import parse
 
@@ -123,7 +123,7 @@ class LiveCrdt:
             if target is None:
                 raise LookupError(f"{self._definition.service}.{command.name}: this entity has no such command")
             result = getattr(self._entity, target.handler)(parse(command, target), context)
-            answer(reply.client_action, await result if inspect.isawaitable(result) else result, target.wraps, context)
+            answer(reply.client_action, await finished(result), target.wraps, context)
             changed = self._settle(context, reply)
         except CommandFailed as failure:
             refusal = entity_pb2.Failure(command_id=command.id, description=str(failure))
@@ -149,9 +149,7 @@ class LiveCrdt:
         if stream is not None and stream.canceller is not None:
             context: CrdtContext[Any] = CrdtContext(self._entity_id, self.replica)
             try:
-                result = stream.canceller(context)
-                if inspect.isawaitable(result):
-                    await result
+                await finished(stream.canceller(context))
                 changed = self._settle(context, response)
             except Exception as error:
                 self._broke(number, error)
@@ -188,8 +186,7 @@ class LiveCrdt:
         message = crdt_pb2.CrdtStreamedMessage(command_id=number)
         try:
             assert stream.watcher is not None
-            result = stream.watcher(change)
-            answer(message.client_action, await result if inspect.isawaitable(result) else result, stream.wraps, change)
+            answer(message.client_action, await finished(stream.watcher(change)), stream.wraps, change)
         except CommandFailed as failure:
             message.client_action.failure.command_id, message.client_action.failure.description = number, str(failure)
             change.ended = True
