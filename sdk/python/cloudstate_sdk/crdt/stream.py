@@ -97,7 +97,8 @@ class LiveCrdt:
                 self._run(self._cancelled(message.stream_cancelled.id))
             case "delta":
                 self.replica.apply(message.delta)
-                await self._tell()
+                self._run(self._tell(list(self._streams)))
+                await asyncio.sleep(0)  # who need not wait is told before the next message
             case "delete":
                 self._delete()
             case kind:
@@ -118,12 +119,13 @@ class LiveCrdt:
         target = self._definition.commands.get(command.name)
         kind = StreamedContext if target is not None and target.server_streaming else CrdtContext
         context: CrdtContext[Any] = kind(self._entity_id, self.replica, command.metadata)
-        reply = crdt_pb2.CrdtReply(command_id=command.id)
+        reply, seen = crdt_pb2.CrdtReply(command_id=command.id), self.replica.changes
         try:
             if target is None:
                 raise LookupError(f"{self._definition.service}.{command.name}: this entity has no such command")
             result = getattr(self._entity, target.handler)(parse(command, target), context)
             answer(reply.client_action, await finished(result), target.wraps, context)
+            missed = self.replica.changes != seen  # its answer may be older than that
             changed = self._settle(context, reply)
         except CommandFailed as failure:
             refusal = entity_pb2.Failure(command_id=command.id, description=str(failure))
@@ -139,8 +141,8 @@ class LiveCrdt:
             self._streams[command.id], reply.streamed = context, True
             context.wraps = target.wraps
         self._say(reply=reply)
-        if changed:
-            await self._tell(but=command.id)
+        if told := [number for number in self._streams if (missed if number == command.id else changed)]:
+            await self._tell(told)
 
     async def _cancelled(self, number: int) -> None:
         """The caller of a streamed command has gone: the last chance to change the value for it."""
@@ -159,7 +161,7 @@ class LiveCrdt:
             response.side_effects.extend(context.effects)
         self._say(stream_cancelled_response=response)
         if changed:
-            await self._tell()
+            await self._tell(list(self._streams))
 
     def _settle(self, context: CrdtContext[Any], answered: crdt_pb2.CrdtReply | crdt_pb2.CrdtStreamCancelledResponse) -> bool:
         """What was done in a context becomes part of the value and of the answer; whether it is a change to tell."""
@@ -174,11 +176,11 @@ class LiveCrdt:
         action.write_consistency = context.write_consistency.value
         return not context.deleted
 
-    async def _tell(self, but: int = 0) -> None:
-        """Tell the streams a change, one after the other, so that each hears of changes in their order; not the one who made it."""
+    async def _tell(self, numbers: list[int]) -> None:
+        """Tell these streams a change, one after the other, so that each hears of changes in their order."""
         async with self._telling:
-            for number, stream in list(self._streams.items()):
-                if number != but and stream.watcher is not None and number in self._streams:
+            for number in numbers:
+                if (stream := self._streams.get(number)) is not None and stream.watcher is not None:
                     await self._tell_one(number, stream)
 
     async def _tell_one(self, number: int, stream: StreamedContext[Any]) -> None:
