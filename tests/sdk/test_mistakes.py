@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from cloudstate_sdk import Context, ValueContext, command, event_sourced, value_entity
+from cloudstate_sdk import (
+    ActionContext,
+    Context,
+    Function,
+    GCounter,
+    StreamedContext,
+    ValueContext,
+    action,
+    command,
+    crdt_entity,
+    event,
+    event_sourced,
+    restore,
+    snapshot,
+    value_entity,
+)
+from cloudstate_sdk.any_values import to_any
+from cloudstate_sdk.definition import DefinitionError
+from cloudstate_sdk.event_sourcing import LiveEntity
+from cloudstate_sdk.pb.cloudstate import event_sourced_pb2
 from cloudstate_sdk.testkit import Crashed, EventSourcedKit, ValueKit
 
+from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
+from tests.tck.pb.cloudstate.tck.model import crdt_pb2 as replicated
 from tests.tck.pb.cloudstate.tck.model import eventsourced_pb2 as sourced
 from tests.tck.pb.cloudstate.tck.model import valueentity_pb2 as values
 
 BOX, LOG = "cloudstate.tck.model.valueentity.ValueEntityTwo", "cloudstate.tck.model.EventSourcedTwo"
+DOER, HITS = "cloudstate.tck.model.action.ActionTckModel", "cloudstate.tck.model.crdt.CrdtTckModel"
+Decorator = Callable[[type], type]
+as_log = event_sourced(LOG, persistence_id="log", descriptor=sourced.DESCRIPTOR)
+as_box = value_entity(BOX, persistence_id="box", descriptor=values.DESCRIPTOR, state=values.Persisted)
+as_hits = crdt_entity(HITS, persistence_id="hits", descriptor=replicated.DESCRIPTOR, crdt=GCounter)
+as_doer = action(DOER, descriptor=actions.DESCRIPTOR)
 
 
 async def shared() -> None:
@@ -25,7 +53,7 @@ async def shared() -> None:
 def test_a_cancellation_of_what_a_command_waits_for_crashes_the_entity() -> None:
     """It said nothing to the proxy, and the caller waited until its time was over."""
 
-    @event_sourced(LOG, persistence_id="waiting", descriptor=sourced.DESCRIPTOR)
+    @as_log
     class Waiting:
         def __init__(self, entity_id: str) -> None: ...
 
@@ -33,7 +61,7 @@ def test_a_cancellation_of_what_a_command_waits_for_crashes_the_entity() -> None
         async def call(self, request: sourced.Request, context: Context) -> Any:
             await shared()
 
-    @value_entity(BOX, persistence_id="waiting", descriptor=values.DESCRIPTOR, state=values.Persisted)
+    @as_box
     class WaitingBox:
         @command
         async def call(self, request: values.Request, context: ValueContext[values.Persisted]) -> Any:
@@ -43,3 +71,178 @@ def test_a_cancellation_of_what_a_command_waits_for_crashes_the_entity() -> None
         EventSourcedKit(Waiting).call("Call", sourced.Request(id="a"))
     with pytest.raises(Crashed, match=r"^WaitingBox\.call: something that the command waited for was cancelled$"):
         ValueKit(WaitingBox).call("Call", values.Request(id="a"))
+
+
+# Definitions ------------------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """Fits its service."""
+
+    def __init__(self, entity_id: str) -> None: ...
+
+    @command
+    def call(self, request: sourced.Request, context: Context) -> sourced.Response:
+        return sourced.Response()
+
+
+class Box:
+    """Fits its service."""
+
+    @command
+    def call(self, request: values.Request, context: ValueContext[values.Persisted]) -> values.Response:
+        return values.Response()
+
+
+class Hits:
+    """Fits its service."""
+
+    @command
+    def process(self, request: replicated.Request, context: Any) -> Any: ...
+
+    @command
+    def process_streamed(self, request: replicated.StreamedRequest, context: Any) -> Any: ...
+
+
+class Doer:
+    """Fits its service."""
+
+    @command
+    def process_unary(self, request: actions.Request, context: ActionContext) -> Any: ...
+
+    @command
+    async def process_streamed_in(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> Any: ...
+
+    @command
+    async def process_streamed_out(self, request: actions.Request, context: ActionContext) -> AsyncIterator[Any]:
+        yield
+
+    @command
+    async def process_streamed(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> AsyncIterator[Any]:
+        yield
+
+
+@event
+async def applied_later(self: Any, event: str) -> None: ...
+
+
+@event
+def applied_how(self: Any, event: str, more: int) -> None: ...
+
+
+@snapshot
+async def saved_later(self: Any) -> str:
+    return ""
+
+
+@restore
+async def loaded_later(self: Any, saved: str) -> None: ...
+
+
+@command
+def without_context(self: Any, request: sourced.Request) -> Any: ...
+
+
+@command
+def yields_once(self: Any, request: sourced.Request, context: Context) -> Iterator[Any]:
+    yield
+
+
+@command
+async def yields_later(self: Any, request: replicated.StreamedRequest, context: StreamedContext[GCounter]) -> AsyncIterator[Any]:
+    yield
+
+
+@command
+async def returns(self: Any, request: actions.Request, context: ActionContext) -> Any: ...
+
+
+@command
+def yields_plainly(self: Any, request: actions.Request, context: ActionContext) -> Iterator[Any]:
+    yield
+
+
+@command
+async def takes_one(self: Any, request: actions.Request, context: ActionContext) -> Any: ...
+
+
+@command
+async def takes_many(self: Any, requests: AsyncIterator[actions.Request], context: ActionContext) -> Any: ...
+
+
+def made_of_two(self: Any, entity_id: str, other: str) -> None: ...
+
+
+WRONG: list[tuple[Decorator, type, str, Any, str]] = [
+    (as_log, Log, "said", applied_later, "Wrong.said: must neither be async nor yield: @event is for a plain method"),
+    (as_log, Log, "said", applied_how, "Wrong.said: must take (self, event)"),
+    (as_log, Log, "save", saved_later, "Wrong.save: must neither be async nor yield: @snapshot is for a plain method"),
+    (as_log, Log, "load", loaded_later, "Wrong.load: must neither be async nor yield: @restore is for a plain method"),
+    (as_log, Log, "call", without_context, "Wrong.call: must take (self, request, context)"),
+    (as_log, Log, "call", yields_once, "Wrong.call: answers once, so it must return its answer and not yield"),
+    (as_log, Log, "__init__", object.__init__, "Wrong: is made with its id, so it needs `def __init__(self, entity_id: str)`"),
+    (as_box, Box, "__init__", made_of_two, "Wrong: is made without arguments, so `__init__` must need none"),
+    (as_hits, Hits, "process_streamed", yields_later, "Wrong.process_streamed: answers once, so it must return its answer and not yield"),
+    (
+        as_doer,
+        Doer,
+        "process_streamed_out",
+        returns,
+        "Wrong.process_streamed_out: streams its answers, so it must be an async generator: `async def` with `yield`",
+    ),
+    (
+        as_doer,
+        Doer,
+        "process_streamed_out",
+        yields_plainly,
+        "Wrong.process_streamed_out: streams its answers, so it must be an async generator: `async def` with `yield`",
+    ),
+    (
+        as_doer,
+        Doer,
+        "process_streamed_in",
+        takes_one,
+        "Wrong.process_streamed_in: the request streams, so parameter 1 must be annotated with AsyncIterator[...]",
+    ),
+    (
+        as_doer,
+        Doer,
+        "process_unary",
+        takes_many,
+        "Wrong.process_unary: the request does not stream, so parameter 1 must be annotated with what it is, not with an iterator",
+    ),
+]
+
+
+@pytest.mark.parametrize(("decorate", "right", "name", "method", "text"), WRONG)
+def test_a_method_of_another_shape_is_refused_as_its_class_is_decorated(decorate: Decorator, right: type, name: str, method: Any, text: str) -> None:
+    decorate(type("Right", (right,), {}))
+    with pytest.raises(DefinitionError) as refused:
+        decorate(type("Wrong", (right,), {name: method}))
+    assert str(refused.value) == text
+
+
+def test_two_components_for_one_service_are_refused() -> None:
+    one, two = as_box(type("One", (Box,), {})), as_box(type("Two", (Box,), {}))
+    with pytest.raises(DefinitionError, match=rf"^One and Two both serve {BOX}$"):
+        Function(one, two)
+
+
+def test_a_class_that_only_inherits_from_an_entity_is_none() -> None:
+    """The entity served in its place, with nothing of what it adds."""
+    one = as_box(type("One", (Box,), {}))
+    with pytest.raises(DefinitionError, match=r"^More: is not an entity; decorate it with"):
+        Function(type("More", (one,), {}))
+
+
+# Event sourced entities -------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_that_nobody_takes_crashes_the_entity() -> None:
+    """It was left out, and the state was that of the events after it."""
+    definition = Function(as_log(type("Plain", (Log,), {})))._definitions[LOG]
+    init = event_sourced_pb2.EventSourcedInit(service_name=LOG, entity_id="a")
+    init.snapshot.snapshot_sequence = 7
+    init.snapshot.snapshot.CopyFrom(to_any("of before"))
+    with pytest.raises(LookupError, match=rf"^{LOG}: a snapshot is stored, and no @restore method takes it; to take no more: snapshot_every=0$"):
+        LiveEntity(definition, init)

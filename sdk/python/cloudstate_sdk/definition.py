@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from cloudstate_sdk import shapes
 from cloudstate_sdk.crdt.base import Crdt
 from cloudstate_sdk.kinds import kind_of, url_of, urls_for
 
@@ -167,7 +168,7 @@ def _define(entity: T, definition: Definition) -> T:
 
 def definition_of(entity: type) -> Definition:
     """What a decorator made of a class; DefinitionError for any other."""
-    found = getattr(entity, _DEFINITION, None)
+    found = vars(entity).get(_DEFINITION)  # its own: what a class inherits is not it
     if not isinstance(found, Definition):
         raise DefinitionError(f"{entity.__name__}: is not an entity; decorate it with @event_sourced, @value_entity, @crdt_entity or @action")
     return found
@@ -175,6 +176,8 @@ def definition_of(entity: type) -> Definition:
 
 def _add(definition: Definition, name: str, method: Callable[..., Any]) -> None:
     role = getattr(method, _ROLE, None)
+    if role is not None and (broken := shapes.of_method(method, role)):
+        raise DefinitionError(f"{definition.entity.__name__}.{name}: {broken}")
     if role == "command":
         definition.commands[_camel(name)] = Command(name, _kind(definition, method, definition.entity_type == ACTION), definition.descriptor.pool)
     elif role == "event":
@@ -197,7 +200,7 @@ def _kind(definition: Definition, method: Callable[..., Any], streams: bool = Fa
     hints = typing.get_type_hints(method)
     names = list(inspect.signature(method).parameters)
     found = hints.get(names[1]) if len(names) > 1 else None
-    if streams and typing.get_origin(found) in (AsyncIterator, AsyncIterable):
+    if streams and typing.get_origin(found) in shapes.STREAMS:
         found = typing.get_args(found)[0]
     kind = kind_of(found)
     if kind is None:
@@ -230,6 +233,13 @@ def _check(definition: Definition) -> None:
         raise DefinitionError(f"{where}: @event, @snapshot and @restore are for event sourced entities")
     if bool(definition.snapshot) != bool(definition.restore):
         raise DefinitionError(f"{where}: @snapshot and @restore go together")
+    for command in definition.commands.values():
+        handler = getattr(definition.entity, command.handler)
+        answers = shapes.of_answers(handler, command.server_streaming and definition.entity_type == ACTION)
+        if broken := answers or shapes.of_requests(handler, command.client_streaming):
+            raise DefinitionError(f"{where}.{command.handler}: {broken}")
+    if broken := shapes.of_class(definition.entity, definition.entity_type == EVENT_SOURCED):
+        raise DefinitionError(f"{where}: {broken}")
 
 
 def _shown(kind: Any) -> str:

@@ -48,7 +48,9 @@ class LiveEntity:
         self._definition, self._entity_id = definition, init.entity_id
         self._entity = definition.entity(init.entity_id)
         self._since_snapshot = 0
-        if init.HasField("snapshot") and definition.restored is not None:
+        if init.HasField("snapshot"):
+            if definition.restored is None:  # without it the state would be that of the later events alone
+                raise LookupError(f"{definition.service}: a snapshot is stored, and no @restore method takes it; to take no more: snapshot_every=0")
             getattr(self._entity, definition.restore)(read(init.snapshot.snapshot, definition.restored, definition.descriptor.pool))
 
     def replay(self, payload: any_pb2.Any) -> None:
