@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cloudstate_sdk import (
@@ -12,6 +13,7 @@ from cloudstate_sdk import (
     Context,
     Function,
     GCounter,
+    NotYourTurn,
     StreamedContext,
     ValueContext,
     action,
@@ -27,7 +29,8 @@ from cloudstate_sdk.any_values import to_any
 from cloudstate_sdk.definition import DefinitionError
 from cloudstate_sdk.event_sourcing import LiveEntity
 from cloudstate_sdk.pb.cloudstate import event_sourced_pb2
-from cloudstate_sdk.testkit import Crashed, EventSourcedKit, ValueKit
+from cloudstate_sdk.testkit import ActionKit, Crashed, EventSourcedKit, ValueKit
+from google.protobuf import any_pb2
 
 from tests.tck.pb.cloudstate.tck.model import action_pb2 as actions
 from tests.tck.pb.cloudstate.tck.model import crdt_pb2 as replicated
@@ -71,6 +74,136 @@ def test_a_cancellation_of_what_a_command_waits_for_crashes_the_entity() -> None
         EventSourcedKit(Waiting).call("Call", sourced.Request(id="a"))
     with pytest.raises(Crashed, match=r"^WaitingBox\.call: something that the command waited for was cancelled$"):
         ValueKit(WaitingBox).call("Call", values.Request(id="a"))
+
+
+# Commands ---------------------------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Keeps the contexts of its commands."""
+
+    contexts: ClassVar[list[Any]] = []
+
+
+def test_nothing_is_changed_for_a_command_that_is_over() -> None:
+    """The entity in memory differed from what is stored, until it was loaded again."""
+
+    @as_log
+    class Log(Keeper):
+        def __init__(self, entity_id: str) -> None:
+            self.seen: list[str] = []
+
+        @command
+        def call(self, request: sourced.Request, context: Context) -> sourced.Response:
+            self.contexts.append(context)
+            return sourced.Response()
+
+        @event
+        def said(self, event: str) -> None:
+            self.seen.append(event)
+
+    @as_box
+    class Box(Keeper):
+        @command
+        def call(self, request: values.Request, context: ValueContext[values.Persisted]) -> values.Response:
+            self.contexts.append(context)
+            return values.Response()
+
+    log = EventSourcedKit(Log)
+    log.call("Call", sourced.Request(id="a"))
+    ValueKit(Box).call("Call", values.Request(id="a"))
+    emitting, updating = Keeper.contexts
+    late: list[Callable[[], None]] = [
+        lambda: emitting.emit("late"),
+        lambda: emitting.effect(BOX, "Call", values.Request()),
+        lambda: updating.update(values.Persisted()),
+        updating.delete,
+    ]
+    for change in late:
+        with pytest.raises(NotYourTurn, match="the command is over"):
+            change()
+    assert log.state.seen == []
+
+
+def test_none_is_no_value_to_store() -> None:
+    @as_box
+    class Box:
+        @command
+        def call(self, request: values.Request, context: ValueContext[values.Persisted]) -> values.Response:
+            context.update(None)  # type: ignore[arg-type]
+            return values.Response()
+
+    kit = ValueKit(Box, state=values.Persisted(value="kept"))
+    with pytest.raises(Crashed, match="None is no value to store; `delete` removes the one that is stored"):
+        kit.call("Call", values.Request(id="a"))
+    assert kit.state == values.Persisted(value="kept")
+
+
+def test_a_state_that_stays_encoded_is_a_copy_too() -> None:
+    @value_entity(BOX, persistence_id="encoded", descriptor=values.DESCRIPTOR, state=any_pb2.Any)
+    class Encoded:
+        @command
+        def call(self, request: values.Request, context: ValueContext[any_pb2.Any]) -> values.Response:
+            seen = context.state.type_url
+            context.state.type_url = "changed"
+            return values.Response(message=seen)
+
+    kit = ValueKit(Encoded, state=to_any("text"))
+    assert [kit.call("Call", values.Request(id="a")).reply.message for _ in range(2)] == ["p.cloudstate.io/string"] * 2
+
+
+def test_an_event_is_applied_as_it_will_be_replayed() -> None:
+    @as_log
+    class Log:
+        def __init__(self, entity_id: str) -> None:
+            self.seen: list[Any] = []
+
+        @command
+        def call(self, request: sourced.Request, context: Context) -> sourced.Response:
+            context.emit(to_any("text"))
+            context.emit(sourced.Persisted(value="other"))
+            return sourced.Response()
+
+        @event
+        def said(self, event: str) -> None:
+            self.seen.append(event)
+
+        @event
+        def came(self, event: any_pb2.Any) -> None:
+            self.seen.append(event)
+
+    kit = EventSourcedKit(Log)
+    kit.call("Call", sourced.Request(id="a"))
+    assert kit.state.seen == ["text", to_any(sourced.Persisted(value="other"))] == kit.restart().seen
+
+
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    """The caller of an action saw an empty text."""
+
+    class Wordless(Doer):
+        @command
+        async def process_unary(self, request: actions.Request, context: ActionContext) -> Any:
+            raise TimeoutError
+
+    class WordlessLog(Log):
+        @command
+        def call(self, request: sourced.Request, context: Context) -> sourced.Response:
+            raise NotImplementedError
+
+    assert ActionKit(as_doer(Wordless)).call("ProcessUnary", actions.Request()).failure == "TimeoutError"
+    with pytest.raises(Crashed, match=r"^WordlessLog\.call: NotImplementedError$"):
+        EventSourcedKit(as_log(WordlessLog)).call("Call", sourced.Request(id="a"))
+
+
+async def test_a_server_that_is_cancelled_leaves_no_signal_handler() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    serving = asyncio.create_task(Function(as_box(type("Box", (Box,), {}))).serve("127.0.0.1", 0))
+    await asyncio.sleep(0)
+    assert signal.getsignal(signal.SIGTERM) != before[0]
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
 
 
 # Definitions ------------------------------------------------------------------------------------------------------------

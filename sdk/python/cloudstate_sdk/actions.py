@@ -15,7 +15,7 @@ import grpc
 
 from cloudstate_sdk.context import ActionContext, CommandFailed, Forward, reply
 from cloudstate_sdk.definition import Command, Definition
-from cloudstate_sdk.handling import failing, finished
+from cloudstate_sdk.handling import failing, finished, text_of
 from cloudstate_sdk.pb.cloudstate import action_pb2
 from cloudstate_sdk.requests import parse
 
@@ -123,6 +123,6 @@ def _failure(error: Exception, own: ActionContext, command: In) -> Out:
     if not isinstance(error, CommandFailed):
         log.error("%s.%s failed", command.service_name, command.name, exc_info=error)
     response = Out()
-    response.failure.description = str(error)
+    response.failure.description = str(error) if isinstance(error, CommandFailed) else text_of(error)
     response.side_effects.extend(own.effects)
     return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from google.protobuf import any_pb2
 from cloudstate_sdk.any_values import Value
 from cloudstate_sdk.context import CommandFailed, Context, answer, pack
 from cloudstate_sdk.definition import Definition
-from cloudstate_sdk.handling import finished
+from cloudstate_sdk.handling import finished, text_of
 from cloudstate_sdk.kinds import read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
 from cloudstate_sdk.requests import parse
@@ -59,8 +60,11 @@ class LiveEntity:
         getattr(self._entity, handler)(read(payload, kind, self._definition.descriptor.pool))
         self._since_snapshot += 1
 
-    def _apply(self, url: str, event: Value) -> None:
-        handler, _ = self._definition.event_handler(url)
+    def _apply(self, encoded: any_pb2.Any, event: Value) -> None:
+        """Apply a new event as `replay` would."""
+        handler, kind = self._definition.event_handler(encoded.type_url)
+        if any_pb2.Any in (type(event), kind):
+            event = read(encoded, kind, self._definition.descriptor.pool)
         getattr(self._entity, handler)(event)
 
     async def command(self, command: Any) -> Out:
@@ -69,7 +73,8 @@ class LiveEntity:
         context = Context(self._entity_id, self._apply, command.metadata)
         reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
         try:
-            result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
+            with closing(context):
+                result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
             answer(reply.client_action, result, target.wraps, context)
             reply.events.extend(context.events)
             self._snapshot(reply)
@@ -79,7 +84,7 @@ class LiveEntity:
             return Out(reply=refused)
         except Exception as error:
             log.exception("%s: command %s failed", self._definition.service, command.name)
-            return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
+            return Out(failure=entity_pb2.Failure(command_id=command.id, description=text_of(error)))
         reply.side_effects.extend(context.effects)
         return Out(reply=reply)
 

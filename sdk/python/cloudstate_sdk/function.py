@@ -21,6 +21,7 @@ from cloudstate_sdk.pb.cloudstate import entity_pb2
 from cloudstate_sdk.serving import Server
 
 log = logging.getLogger(__name__)
+ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Function:
@@ -43,16 +44,20 @@ class Function:
 
     async def serve(self, host: str, port: int, transport: str = "") -> None:
         """Serve until SIGTERM or SIGINT, or until cancelled."""
-        stopped = asyncio.Event()
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         # before the port opens: whoever finds it open may tell this process to end
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        server, bound = await self.start(host, port, transport)
-        log.info("%s serves on %s:%d", self._name, host, bound)
+        for number in ENDS:
+            loop.add_signal_handler(number, stopped.set)
         try:
-            await stopped.wait()
+            server, bound = await self.start(host, port, transport)
+            log.info("%s serves on %s:%d", self._name, host, bound)
+            try:
+                await stopped.wait()
+            finally:
+                await server.stop(1.0)
         finally:
-            await server.stop(1.0)
+            for number in ENDS:
+                loop.remove_signal_handler(number)
 
     async def start(self, host: str, port: int, transport: str = "") -> tuple[Server, int]:
         """Start serving; the server and its port.

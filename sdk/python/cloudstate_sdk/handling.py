@@ -27,6 +27,11 @@ def failing() -> Iterator[None]:
         raise Interrupted("something that the command waited for was cancelled") from error
 
 
+def text_of(error: Exception) -> str:
+    """What is told of an error; many say nothing but what they are, such as TimeoutError."""
+    return str(error) or type(error).__name__
+
+
 async def finished(result: Any) -> Any:
     """What a handler gives, awaited where it has to be."""
     with failing():

@@ -17,7 +17,7 @@ from cloudstate_sdk.context import CommandFailed, answer
 from cloudstate_sdk.crdt.context import Change, CrdtContext, StreamedContext
 from cloudstate_sdk.crdt.replica import Replica
 from cloudstate_sdk.definition import Definition
-from cloudstate_sdk.handling import finished
+from cloudstate_sdk.handling import finished, text_of
 from cloudstate_sdk.pb.cloudstate import crdt_pb2, entity_pb2
 from cloudstate_sdk.requests import parse
 
@@ -207,7 +207,7 @@ class LiveCrdt:
 
     def _broke(self, number: int, error: Exception) -> None:
         log.error("%s: command %d failed", self._definition.service, number, exc_info=error)
-        self._say(failure=entity_pb2.Failure(command_id=number, description=str(error)))
+        self._say(failure=entity_pb2.Failure(command_id=number, description=text_of(error)))
 
     def _say(self, **message: Any) -> None:
         self.out.put_nowait(Out(**message))
