@@ -103,6 +103,12 @@ def test_a_failure_changes_nothing_and_a_crash_neither() -> None:
     assert kit.call("Process", steps(0)).reply == answer(1)
 
 
+async def test_commands_that_come_at_once_are_each_answered() -> None:
+    kit = CrdtKit(Hits, "a")
+    results = await asyncio.gather(*(kit.acall("Process", steps(count)) for count in (1, 2, 3)))
+    assert [result.reply for result in results] == [answer(1), answer(3), answer(6)]
+
+
 def test_a_deleted_value_is_gone_and_its_streams_are_closed() -> None:
     kit = CrdtKit(Hits, "a")
     kit.call("Process", steps(3))

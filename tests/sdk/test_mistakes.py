@@ -29,6 +29,7 @@ from cloudstate_sdk.any_values import to_any
 from cloudstate_sdk.definition import DefinitionError
 from cloudstate_sdk.event_sourcing import LiveEntity
 from cloudstate_sdk.pb.cloudstate import event_sourced_pb2
+from cloudstate_sdk.shapes import served_by
 from cloudstate_sdk.testkit import ActionKit, Crashed, EventSourcedKit, ValueKit
 from google.protobuf import any_pb2
 
@@ -353,6 +354,22 @@ def test_a_method_of_another_shape_is_refused_as_its_class_is_decorated(decorate
     with pytest.raises(DefinitionError) as refused:
         decorate(type("Wrong", (right,), {name: method}))
     assert str(refused.value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "served"),
+    [
+        ("add_item", ["AddItem", "GetItem"], "AddItem"),
+        ("get_item", ["getItem"], "getItem"),
+        ("getItem", ["getItem"], "getItem"),
+        ("get_url", ["GetURL", "GetUrls"], "GetURL"),
+        ("get_url", ["GetURL", "GetUrl"], "GetUrl"),
+        ("nothing", ["GetURL"], "Nothing"),
+    ],
+)
+def test_a_service_may_write_its_methods_as_it_likes(name: str, wanted: list[str], served: str) -> None:
+    """One with `getItem` could not be served at all."""
+    assert served_by(name, wanted) == served
 
 
 def test_two_components_for_one_service_are_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -179,7 +178,9 @@ def _add(definition: Definition, name: str, method: Callable[..., Any]) -> None:
     if role is not None and (broken := shapes.of_method(method, role)):
         raise DefinitionError(f"{definition.entity.__name__}.{name}: {broken}")
     if role == "command":
-        definition.commands[_camel(name)] = Command(name, _kind(definition, method, definition.entity_type == ACTION), definition.descriptor.pool)
+        service = definition.descriptor.services_by_name.get(definition.service.rpartition(".")[2])
+        request, wanted = _kind(definition, method, definition.entity_type == ACTION), list(service.methods_by_name) if service is not None else []
+        definition.commands[shapes.served_by(name, wanted)] = Command(name, request, definition.descriptor.pool)
     elif role == "event":
         kind = _kind(definition, method)
         if (other := definition.events.get(url_of(kind))) is not None:
@@ -189,10 +190,6 @@ def _add(definition: Definition, name: str, method: Callable[..., Any]) -> None:
         definition.snapshot = name
     elif role == "restore":
         definition.restore, definition.restored = name, _kind(definition, method)
-
-
-def _camel(name: str) -> str:
-    return re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), name)
 
 
 def _kind(definition: Definition, method: Callable[..., Any], streams: bool = False) -> type:

@@ -1,4 +1,4 @@
-"""What the methods of a class must look like besides their types: how many arguments they take, and whether they return or yield.
+"""What the methods of a class must look like besides their types: their names, how many arguments they take, and whether they return or yield.
 
 Each check gives the rule that is broken, '' when none is: as a class is decorated, not as its first command comes.
 """
@@ -6,12 +6,21 @@ Each check gives the rule that is broken, '' when none is: as a class is decorat
 from __future__ import annotations
 
 import inspect
+import re
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Any
 
 _ARGUMENTS = {"command": ("self", "request", "context"), "event": ("self", "event"), "snapshot": ("self",), "restore": ("self", "saved")}
 STREAMS = (AsyncIterator, AsyncIterable)
+
+
+def served_by(name: str, wanted: Sequence[str]) -> str:
+    """The gRPC method that a method stands for, of those of its service: `AddItem` of `add_item`; else the one that is the same but for capitals,
+    such as `addItem` or `GetURL`."""
+    found, plain = re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), name), name.replace("_", "").lower()
+    close = [method for method in wanted if method.lower() == plain]
+    return close[0] if found not in wanted and len(close) == 1 else found
 
 
 def of_method(method: Callable[..., Any], role: str) -> str:

@@ -172,20 +172,20 @@ class CrdtKit(Kit):
 
     async def _say(self, message: In) -> list[crdt_pb2.CrdtStreamOut]:
         """Say something and take what comes of it. Crashed when a handler raised."""
-        live = self._instance_now()
-        said = await live.answer(message)
-        for out in said:
-            match out.WhichOneof("message"):
-                case "failure":
-                    self.restart()
-                    raise Crashed(f"{self._component.__name__}: {out.failure.description}")
-                case "reply":
-                    self._stored(out.reply.state_action)
-                case "stream_cancelled_response":
-                    self._stored(out.stream_cancelled_response.state_action)
-                case "streamed_message":
-                    self._streamed(out.streamed_message)
-        return said
+        async with self._turn:
+            said = await self._instance_now().answer(message)
+            for out in said:
+                match out.WhichOneof("message"):
+                    case "failure":
+                        self.restart()
+                        raise Crashed(f"{self._component.__name__}: {out.failure.description}")
+                    case "reply":
+                        self._stored(out.reply.state_action)
+                    case "stream_cancelled_response":
+                        self._stored(out.stream_cancelled_response.state_action)
+                    case "streamed_message":
+                        self._streamed(out.streamed_message)
+            return said
 
     def _stored(self, action: crdt_pb2.CrdtStateAction) -> None:
         """Do with a change what the proxy does."""
