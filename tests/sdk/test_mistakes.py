@@ -153,6 +153,38 @@ def test_a_state_that_stays_encoded_is_a_copy_too() -> None:
     assert [kit.call("Call", values.Request(id="a")).reply.message for _ in range(2)] == ["p.cloudstate.io/string"] * 2
 
 
+@pytest.mark.parametrize("then", ["fails", "goes on"])
+def test_an_event_that_was_applied_in_part_is_not_kept(then: str) -> None:
+    """A command that caught the error went on with what the event had changed, which nothing stores."""
+
+    @as_log
+    class Log:
+        def __init__(self, entity_id: str) -> None:
+            self.seen: list[str] = []
+
+        @command
+        def call(self, request: sourced.Request, context: Context) -> sourced.Response:
+            try:
+                context.emit("never")
+            except ValueError:
+                if then == "fails":
+                    context.fail("it cannot be")
+            return sourced.Response()
+
+        @event
+        def said(self, event: str) -> None:
+            self.seen.append(event)
+            raise ValueError("cannot be applied")
+
+    kit = EventSourcedKit(Log)
+    if then == "fails":
+        assert kit.call("Call", sourced.Request(id="a")).failure == "it cannot be"
+    else:
+        with pytest.raises(Crashed, match=r"^Log\.call: an event was applied in part: `said` failed, and the command went on$"):
+            kit.call("Call", sourced.Request(id="a"))
+    assert kit.state.seen == []
+
+
 def test_an_event_is_applied_as_it_will_be_replayed() -> None:
     @as_log
     class Log:

@@ -49,6 +49,8 @@ class LiveEntity:
         self._definition, self._entity_id = definition, init.entity_id
         self._entity = definition.entity(init.entity_id)
         self._since_snapshot = 0
+        self._half_applied = ""
+        """The @event method that failed with a new event: what it has changed by then is stored nowhere."""
         if init.HasField("snapshot"):
             if definition.restored is None:  # without it the state would be that of the later events alone
                 raise LookupError(f"{definition.service}: a snapshot is stored, and no @restore method takes it; to take no more: snapshot_every=0")
@@ -65,7 +67,9 @@ class LiveEntity:
         handler, kind = self._definition.event_handler(encoded.type_url)
         if any_pb2.Any in (type(event), kind):
             event = read(encoded, kind, self._definition.descriptor.pool)
+        self._half_applied = handler
         getattr(self._entity, handler)(event)
+        self._half_applied = ""
 
     async def command(self, command: Any) -> Out:
         """Execute a command; a mistake of the handler crashes the entity, a `fail` does not."""
@@ -75,11 +79,14 @@ class LiveEntity:
         try:
             with closing(context):
                 result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
+            if self._half_applied:
+                raise RuntimeError(f"an event was applied in part: `{self._half_applied}` failed, and the command went on")
             answer(reply.client_action, result, target.wraps, context)
             reply.events.extend(context.events)
             self._snapshot(reply)
         except CommandFailed as failure:
-            refusal = entity_pb2.Failure(command_id=command.id, description=str(failure), restart=bool(context.events))
+            changed = bool(context.events or self._half_applied)
+            refusal = entity_pb2.Failure(command_id=command.id, description=str(failure), restart=changed)
             refused = event_sourced_pb2.EventSourcedReply(command_id=command.id, client_action=entity_pb2.ClientAction(failure=refusal))
             return Out(reply=refused)
         except Exception as error:
