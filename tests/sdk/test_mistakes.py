@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from cloudstate_sdk import (
     Function,
     GCounter,
     NotYourTurn,
+    ORSet,
     StreamedContext,
     ValueContext,
     action,
@@ -402,6 +404,14 @@ def test_a_method_of_another_shape_is_refused_as_its_class_is_decorated(decorate
 def test_a_service_may_write_its_methods_as_it_likes(name: str, wanted: list[str], served: str) -> None:
     """One with `getItem` could not be served at all."""
     assert served_by(name, wanted) == served
+
+
+def test_an_argument_of_a_decorator_that_is_close_but_wrong_is_refused() -> None:
+    text = "Hits: crdt=cloudstate_sdk.crdt.sets.ORSet[str] is no replicated type; it must be a class such as ORSet, without what it holds"
+    with pytest.raises(DefinitionError, match=f"^{re.escape(text)}$"):
+        crdt_entity(HITS, persistence_id="hits", descriptor=replicated.DESCRIPTOR, crdt=ORSet[str])(type("Hits", (Hits,), {}))
+    with pytest.raises(DefinitionError, match=r"^Doer: descriptor=<module .*action_pb2.* is none; it must be the DESCRIPTOR of such a module$"):
+        action(DOER, descriptor=actions)(type("Doer", (Doer,), {}))  # type: ignore[arg-type]
 
 
 def test_two_components_for_one_service_are_refused() -> None:

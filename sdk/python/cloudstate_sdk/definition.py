@@ -139,6 +139,8 @@ def crdt_entity(
     """
 
     def decorate(entity: T) -> T:
+        if not (crdt is None or (isinstance(crdt, type) and issubclass(crdt, Crdt))):
+            raise DefinitionError(f"{entity.__name__}: crdt={crdt!r} is no replicated type; it must be a class such as ORSet, without what it holds")
         return _define(entity, Definition(entity, CRDT, service, descriptor, persistence_id, passivation=passivation, crdt=crdt))
 
     return decorate
@@ -158,6 +160,8 @@ def action(service: str, *, descriptor: FileDescriptor) -> Callable[[T], T]:
 
 
 def _define(entity: T, definition: Definition) -> T:
+    if not isinstance(definition.descriptor, FileDescriptor):
+        raise DefinitionError(f"{entity.__name__}: descriptor={definition.descriptor!r} is none; it must be the DESCRIPTOR of such a module")
     for name, method in inspect.getmembers(entity, inspect.isfunction):
         _add(definition, name, method)
     _check(definition)
