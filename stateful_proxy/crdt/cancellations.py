@@ -32,12 +32,14 @@ class Cancellations:
         self._open[command.number] = command, self._around.after(CANCEL_LIMIT, lambda: self._over(command))
 
     def _over(self, command: Command) -> None:
-        if self._open.pop(command.number, None) is None:
-            return
+        if self._open.pop(command.number, None) is not None:
+            self._wait_no_longer(command)
+            self._on_late()
+
+    def _wait_no_longer(self, command: Command) -> None:
         self._late[command.number] = command
         if len(self._late) > LATE_REMEMBERED:
             del self._late[next(iter(self._late))]
-        self._on_late()
 
     def answered(self, number: int) -> Command | None:
         """The function has answered; None when there was nothing to answer."""
@@ -46,6 +48,14 @@ class Cancellations:
             return self._late.pop(number, None)
         self._around.transport.cancel(timer)
         return command
+
+    def failed(self, number: int) -> bool:
+        """The function has told a failure instead; False when there was nothing to answer. It may be of a change that it was telling as the
+        cancellation came, which it answers then."""
+        command = self.answered(number)
+        if command is not None:
+            self._wait_no_longer(command)
+        return command is not None
 
     def end(self) -> None:
         """The stream has ended."""

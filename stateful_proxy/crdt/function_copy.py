@@ -49,8 +49,8 @@ class FunctionCopy:
 
     def news(self, members_changed: bool) -> crdt_pb2.CrdtDelta | Incompatible | None:
         """What brings the copy up to date, which is taken for given to the function; None when there is nothing."""
-        votes = isinstance(self._held, views.Tally | views.Entries)
-        if not (self._replica.news or votes or members_changed):
+        may_differ = isinstance(self._held, views.Register | views.Tally | views.Entries)  # by a clock that loses, and by who votes
+        if not (self._replica.news or may_differ or members_changed):
             return None
         view = self._view()
         if view is None:

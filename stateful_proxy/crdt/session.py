@@ -175,7 +175,7 @@ class Session:
         if command is not None:
             command.delivery.end(Status.UNKNOWN, failure.description)
             self.turn()
-        elif self._cancelling.answered(number) is not None:
+        elif self._cancelling.failed(number):
             self.turn()
         else:
             self.crash("Unexpected entity failure", failure.description)

@@ -54,6 +54,8 @@ class Tally:
                 return context.get_or_create(GCounter)
             case "raise":
                 raise ValueError("something is wrong")
+            case "interrupted":
+                raise asyncio.CancelledError  # as what is awaited does that somebody else has cancelled
             case "fail":
                 context.fail("no")
             case "keep":
@@ -63,7 +65,7 @@ class Tally:
         return shown(context.state.value)
 
     @command
-    def process_streamed(self, request: model.StreamedRequest, context: StreamedContext[PNCounter]) -> model.Response | None:
+    async def process_streamed(self, request: model.StreamedRequest, context: StreamedContext[PNCounter]) -> model.Response | None:
         """The id of the first effect says what happens with a change."""
         how = request.effects[0].id
 
@@ -90,7 +92,10 @@ class Tally:
             context.on_change(slowly if how == "slowly" else changed)
         if how == "cancelled badly":
             context.on_cancel(cancelled)
-        return shown(context.state.value)
+        seen = shown(context.state.value)
+        if how == "begins slowly":
+            await gate("begun")
+        return seen
 
 
 @pytest.fixture
@@ -205,6 +210,7 @@ MISTAKES = [
     ("no message", "'no message' is not a protobuf message"),
     ("another type", "the value is a PNCounter, not a GCounter"),
     ("raise", "something is wrong"),
+    ("interrupted", "something that the command waited for was cancelled"),
 ]
 
 
@@ -256,6 +262,24 @@ async def test_a_stream_whose_watcher_waits_hears_of_changes_in_their_order(live
     first, second = await live.read(), await live.read()
     assert first in (told(number, 1), told(number, 2)), "the watcher sees the value as it is when it is called"
     assert second == told(number, 2)
+
+
+async def test_a_stream_that_begins_while_another_command_changes_the_value_hears_of_that(live: CrdtStream) -> None:
+    beginning = await live.ask(model.StreamedRequest(id=live.key, effects=[model.Effect(id="begins slowly")]), "ProcessStreamed")
+    assert await live.told(count(1)) == answered(2, 1, 1)
+    opened("begun")
+    assert await live.read() == answered(beginning, 0, streamed=True), "which is what it saw at first"
+    assert await live.read() == told(beginning, 1)
+    assert await live.told(count(1)) == answered(3, 2, 1)
+    assert await live.read() == told(beginning, 2)
+
+
+async def test_a_watcher_that_waits_when_others_change_the_value_holds_no_command_up(live: CrdtStream) -> None:
+    number = await watching(live, "slowly")
+    await live.write(delta=others(1))
+    assert await live.told() == answered(2, 1)
+    opened("told 1")
+    assert await live.read() == told(number, 1)
 
 
 async def test_a_command_that_asks_for_nothing_more_has_one_answer(live: CrdtStream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,6 +104,30 @@ def test_a_failure_changes_nothing_and_a_crash_neither() -> None:
     assert kit.call("Process", steps(0)).reply == answer(1)
 
 
+async def test_commands_that_come_at_once_are_each_answered() -> None:
+    kit = CrdtKit(Hits, "a")
+    results = await asyncio.gather(*(kit.acall("Process", steps(count)) for count in (1, 2, 3)))
+    assert [result.reply for result in results] == [answer(1), answer(3), answer(6)]
+
+
+def test_a_crash_fails_its_command_and_no_stream_of_others() -> None:
+    kit = CrdtKit(Hits, "a")
+    stream = kit.stream("ProcessStreamed", model.StreamedRequest(id="a"))
+    with pytest.raises(Crashed, match="Hits: fourteen is worse"):
+        kit.call("Process", steps(14))
+    kit.call("Process", steps(1))
+    assert (stream.open, [told.reply for told in stream.answers]) == (True, [answer(1)])
+
+
+def test_a_watcher_that_crashes_closes_its_stream() -> None:
+    kit = of(GCounter, lambda change: 1 // 0)
+    stream, other = (kit.stream("ProcessStreamed", model.StreamedRequest(id=name)) for name in ("watch", "wait"))
+    with pytest.raises(Crashed, match="by zero"):
+        kit.others(lambda hits: hits.increment(1))
+    assert (stream.open, other.open) == (False, True)
+    assert kit.state.value == 1
+
+
 def test_a_deleted_value_is_gone_and_its_streams_are_closed() -> None:
     kit = CrdtKit(Hits, "a")
     kit.call("Process", steps(3))
@@ -161,8 +186,8 @@ def test_mistakes_of_a_test_are_told() -> None:
         kit.state.increment(1)
 
 
-def of(kind: type) -> CrdtKit:
-    """A kit of a value of some type that its commands do not touch."""
+def of(kind: type, watcher: Callable[[Change[Any]], Any] | None = None) -> CrdtKit:
+    """A kit of a value of some type that its commands do not touch; `watcher` is that of streams whose id says `watch`."""
 
     @crdt_entity(SERVICE, persistence_id="x", descriptor=model.DESCRIPTOR, crdt=kind)
     class Idle:
@@ -174,7 +199,8 @@ def of(kind: type) -> CrdtKit:
 
         @command
         def process_streamed(self, request: model.StreamedRequest, context: StreamedContext[Any]) -> None:
-            return None
+            if watcher is not None:
+                context.on_change(watcher if request.id == "watch" else lambda _: None)
 
     return CrdtKit(Idle)
 

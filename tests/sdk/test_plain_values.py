@@ -21,8 +21,10 @@ from cloudstate_sdk import (
     snapshot,
     value_entity,
 )
+from cloudstate_sdk.actions import Calls
 from cloudstate_sdk.any_values import from_any, to_any
-from cloudstate_sdk.definition import DefinitionError
+from cloudstate_sdk.definition import DefinitionError, definition_of
+from cloudstate_sdk.pb.cloudstate import action_pb2
 from cloudstate_sdk.testkit import ActionKit, Crashed, EventSourcedKit, ValueKit
 from cloudstate_sdk.testkit.proxied import proxied
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
@@ -91,6 +93,13 @@ def test_an_action_takes_and_returns_any_value() -> None:
 def test_a_request_of_another_kind_fails_the_call_alone() -> None:
     failure = ActionKit(Echo).call("Length", 4).failure
     assert failure == "Length: the request is not what `length` takes: p.cloudstate.io/int64 is no str"
+
+
+async def test_a_request_that_is_no_any_fails_the_call_alone() -> None:
+    message = action_pb2.ActionCommand(service_name=ECHO, name="Length")
+    message.payload.type_url, message.payload.value = "type.googleapis.com/google.protobuf.Any", b"\xff"
+    answer = await Calls({ECHO: definition_of(Echo)}).handlers()["handleUnary"].unary_unary(message, None)
+    assert answer.failure.description.startswith("Length: the request is not a google.protobuf.Any: ")
 
 
 async def test_callers_of_a_proxy_send_and_get_anys() -> None:

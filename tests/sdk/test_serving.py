@@ -228,6 +228,90 @@ async def test_large_messages_pass_whole(serving: Serving) -> None:
         assert text(await call) == str(large.ByteSize())
 
 
+# Cancellations ----------------------------------------------------------------------------------------------------------
+
+
+def stubborn(probe: Probe) -> type:
+    """An action that loses its cancellation to what it catches, and goes on."""
+
+    @action(DOER, descriptor=actions.DESCRIPTOR)
+    class Stubborn(doer(probe)):  # type: ignore[misc]
+        @command
+        async def process_streamed(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> AsyncIterator[actions.Response]:
+            try:
+                async for _ in requests:
+                    probe.count += 1
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await probe.go.wait()
+                    yield actions.Response()
+            finally:
+                probe.cancelled.set()
+
+    return Stubborn
+
+
+@pytest.mark.parametrize("leaves", ["the caller", "the function"])
+async def test_a_handler_that_loses_its_cancellation_ends_with_its_requests(transport: str, leaves: str) -> None:
+    probe = Probe()
+    server, port = await Function(stubborn(probe)).start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.stream_stream(path("Streamed"))(timeout=LIMIT)
+        await call.write(command_of("Streamed"))
+        await call.write(command_of("Streamed", actions.Request()))
+        await until(lambda: probe.count == 1)
+        async with asyncio.timeout(LIMIT / 4):
+            if leaves == "the caller":
+                call.cancel()
+            else:
+                await server.stop(None)
+            await probe.cancelled.wait()
+    await server.stop(None)
+
+
+def interrupted() -> type:
+    """An action whose methods wait for something that is cancelled elsewhere."""
+
+    async def wait() -> None:
+        shared = asyncio.get_running_loop().create_future()
+        shared.cancel()
+        await shared
+
+    @action(DOER, descriptor=actions.DESCRIPTOR)
+    class Interrupted:
+        @command
+        async def process_unary(self, request: actions.Request, context: ActionContext) -> Any:
+            await wait()
+
+        @command
+        async def process_streamed_in(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> Any:
+            await wait()
+
+        @command
+        async def process_streamed_out(self, request: actions.Request, context: ActionContext) -> AsyncIterator[Any]:
+            await wait()
+            yield
+
+        @command
+        async def process_streamed(self, requests: AsyncIterator[actions.Request], context: ActionContext) -> AsyncIterator[Any]:
+            await wait()
+            yield
+
+    return Interrupted
+
+
+@pytest.mark.parametrize("shape", ["Unary", "StreamedIn", "StreamedOut", "Streamed"])
+async def test_a_cancellation_of_something_else_fails_the_call(serving: Serving, shape: str) -> None:
+    async with serving(interrupted()) as channel:
+        kinds = {
+            "Unary": channel.unary_unary, "StreamedIn": channel.stream_unary, "StreamedOut": channel.unary_stream, "Streamed": channel.stream_stream,
+        }  # fmt: skip
+        method: Any = kinds[shape](path(shape))
+        request = command_of(shape, actions.Request())
+        call = method(iter([request]) if shape in ("StreamedIn", "Streamed") else request, timeout=LIMIT / 4)
+        [answer] = [await call] if shape in ("Unary", "StreamedIn") else [answer async for answer in call]
+        assert action_pb2.ActionResponse.FromString(answer).failure.description == "something that the command waited for was cancelled"
+
+
 # Life -------------------------------------------------------------------------------------------------------------------
 
 

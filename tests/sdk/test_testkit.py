@@ -56,6 +56,21 @@ def test_a_history_is_replayed(sample: Any) -> None:
     assert kit.events[:3] == history
 
 
+async def test_commands_that_come_at_once_run_one_after_the_other() -> None:
+    @value_entity(TWO, persistence_id="slow", descriptor=values.DESCRIPTOR, state=values.Persisted)
+    class Slow:
+        @command
+        async def call(self, request: values.Request, context: ValueContext[values.Persisted]) -> values.Response:
+            held = context.state.value
+            await asyncio.sleep(0)
+            context.update(values.Persisted(value=held + request.id))
+            return values.Response()
+
+    kit = ValueKit(Slow)
+    await asyncio.gather(*(kit.acall("Call", values.Request(id=letter)) for letter in "abc"))
+    assert kit.state == values.Persisted(value="abc")
+
+
 def test_a_failure_stores_nothing_and_has_no_reply() -> None:
     kit = EventSourcedKit(Log)
     kit.call("Process", log(emit("a")))

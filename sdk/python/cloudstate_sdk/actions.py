@@ -6,7 +6,6 @@ its end.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -16,6 +15,7 @@ import grpc
 
 from cloudstate_sdk.context import ActionContext, CommandFailed, Forward, reply
 from cloudstate_sdk.definition import Command, Definition
+from cloudstate_sdk.handling import failing, finished, text_of
 from cloudstate_sdk.pb.cloudstate import action_pb2
 from cloudstate_sdk.requests import parse
 
@@ -45,8 +45,7 @@ class Calls:
         own = ActionContext("", command.metadata)
         try:
             target, run = self._find(command)
-            result = run(parse(command, target), own)
-            return _response(await result if inspect.isawaitable(result) else result, own, target)
+            return _response(await finished(run(parse(command, target), own)), own, target)
         except Exception as error:
             return _failure(error, own, command)
 
@@ -55,7 +54,7 @@ class Calls:
         own = ActionContext("", first.metadata)
         try:
             target, run = self._find(first)
-            return _response(await run(_requests(commands, first, target, own), own), own, target)
+            return _response(await finished(run(_requests(commands, first, target, own), own)), own, target)
         except Exception as error:
             return _failure(error, own, first)
 
@@ -63,9 +62,10 @@ class Calls:
         own = ActionContext("", command.metadata)
         try:
             target, run = self._find(command)
-            async with aclosing(run(parse(command, target), own)) as results:
-                async for response in _responses(results, own, target):
-                    yield response
+            with failing():
+                async with aclosing(run(parse(command, target), own)) as results:
+                    async for response in _responses(results, own, target):
+                        yield response
         except Exception as error:
             yield _failure(error, own, command)
 
@@ -74,9 +74,10 @@ class Calls:
         own = ActionContext("", first.metadata)
         try:
             target, run = self._find(first)
-            async with aclosing(run(_requests(commands, first, target, own), own)) as results:
-                async for response in _responses(results, own, target):
-                    yield response
+            with failing():
+                async with aclosing(run(_requests(commands, first, target, own), own)) as results:
+                    async for response in _responses(results, own, target):
+                        yield response
         except Exception as error:
             yield _failure(error, own, first)
 
@@ -122,6 +123,6 @@ def _failure(error: Exception, own: ActionContext, command: In) -> Out:
     if not isinstance(error, CommandFailed):
         log.error("%s.%s failed", command.service_name, command.name, exc_info=error)
     response = Out()
-    response.failure.description = str(error)
+    response.failure.description = str(error) if isinstance(error, CommandFailed) else text_of(error)
     response.side_effects.extend(own.effects)
     return response

@@ -10,11 +10,13 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
 from cloudstate_sdk.any_values import MESSAGES, Value, to_any
+from cloudstate_sdk.crdt.base import NotYourTurn
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 
 ANY = MESSAGES + any_pb2.Any.DESCRIPTOR.full_name
 """Type URL of an Any within an Any, which is how callers send and get one."""
 S = TypeVar("S", bound=Value)
+OVER = "the command is over: nothing can be emitted, updated, deleted or called for it any more"
 
 
 Entries = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
@@ -41,6 +43,15 @@ class CommandContext:
         self._metadata = metadata or entity_pb2.Metadata()
         self.replied = entity_pb2.Metadata()
         """Metadata of the answer."""
+        self._over = False
+
+    def close(self) -> None:
+        """The command is answered. What is asked for later would be lost, and its entity would not be what is stored."""
+        self._over = True
+
+    def _check(self) -> None:
+        if self._over:
+            raise NotYourTurn(OVER)
 
     def fail(self, text: str) -> NoReturn:
         """End the command: the caller sees `text`, and nothing that was changed is stored."""
@@ -56,6 +67,7 @@ class CommandContext:
     def effect(self, service: str, method: str, request: Value, metadata: Entries = (), *, synchronous: bool = False) -> None:
         """Call another method once the change is stored; `synchronous`: before the caller gets the answer. What becomes of it changes nothing
         here. `metadata` is what that method gets of it."""
+        self._check()
         effect = entity_pb2.SideEffect(service_name=service, command_name=method, synchronous=synchronous)
         pack(effect.payload, request)
         fill(effect.metadata, metadata)
@@ -76,7 +88,7 @@ class CommandContext:
 class Context(CommandContext):
     """Of a command on an event sourced entity."""
 
-    def __init__(self, entity_id: str, apply: Callable[[str, Value], None], metadata: entity_pb2.Metadata | None = None) -> None:
+    def __init__(self, entity_id: str, apply: Callable[[any_pb2.Any, Value], None], metadata: entity_pb2.Metadata | None = None) -> None:
         super().__init__(entity_id, metadata)
         self.events: list[any_pb2.Any] = []
         """As they will be stored."""
@@ -85,10 +97,11 @@ class Context(CommandContext):
     def emit(self, event: Value) -> None:
         """Change the entity by an event; it is stored before the caller gets the answer.
 
-        TypeError when it is nothing that can be stored, LookupError when no @event method takes it.
+        TypeError when it is nothing that can be stored, LookupError when no @event method takes it, NotYourTurn when the command is over.
         """
+        self._check()
         encoded = packed(event)
-        self._apply(encoded.type_url, event)
+        self._apply(encoded, event)
         self.events.append(encoded)
 
 
@@ -105,11 +118,15 @@ class ValueContext(CommandContext, Generic[S]):
         self.deleted = False
 
     def update(self, state: S) -> None:
-        """Store this value when the command is done."""
+        """Store this value when the command is done. TypeError for None, NotYourTurn when the command is over."""
+        self._check()
+        if state is None:
+            raise TypeError("None is no value to store; `delete` removes the one that is stored")
         self.updated, self.deleted = state, False
 
     def delete(self) -> None:
-        """Remove the stored value when the command is done; the entity may be updated again later."""
+        """Remove the stored value when the command is done; the entity may be updated again later. NotYourTurn when the command is over."""
+        self._check()
         self.updated, self.deleted = None, True
 
 

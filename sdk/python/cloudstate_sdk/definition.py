@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from cloudstate_sdk import shapes
 from cloudstate_sdk.crdt.base import Crdt
 from cloudstate_sdk.kinds import kind_of, url_of, urls_for
 
@@ -139,6 +139,8 @@ def crdt_entity(
     """
 
     def decorate(entity: T) -> T:
+        if not (crdt is None or (isinstance(crdt, type) and issubclass(crdt, Crdt))):
+            raise DefinitionError(f"{entity.__name__}: crdt={crdt!r} is no replicated type; it must be a class such as ORSet, without what it holds")
         return _define(entity, Definition(entity, CRDT, service, descriptor, persistence_id, passivation=passivation, crdt=crdt))
 
     return decorate
@@ -158,6 +160,8 @@ def action(service: str, *, descriptor: FileDescriptor) -> Callable[[T], T]:
 
 
 def _define(entity: T, definition: Definition) -> T:
+    if not isinstance(definition.descriptor, FileDescriptor):
+        raise DefinitionError(f"{entity.__name__}: descriptor={definition.descriptor!r} is none; it must be the DESCRIPTOR of such a module")
     for name, method in inspect.getmembers(entity, inspect.isfunction):
         _add(definition, name, method)
     _check(definition)
@@ -167,7 +171,7 @@ def _define(entity: T, definition: Definition) -> T:
 
 def definition_of(entity: type) -> Definition:
     """What a decorator made of a class; DefinitionError for any other."""
-    found = getattr(entity, _DEFINITION, None)
+    found = vars(entity).get(_DEFINITION)  # its own: what a class inherits is not it
     if not isinstance(found, Definition):
         raise DefinitionError(f"{entity.__name__}: is not an entity; decorate it with @event_sourced, @value_entity, @crdt_entity or @action")
     return found
@@ -175,8 +179,12 @@ def definition_of(entity: type) -> Definition:
 
 def _add(definition: Definition, name: str, method: Callable[..., Any]) -> None:
     role = getattr(method, _ROLE, None)
+    if role is not None and (broken := shapes.of_method(method, role)):
+        raise DefinitionError(f"{definition.entity.__name__}.{name}: {broken}")
     if role == "command":
-        definition.commands[_camel(name)] = Command(name, _kind(definition, method, definition.entity_type == ACTION), definition.descriptor.pool)
+        service = definition.descriptor.services_by_name.get(definition.service.rpartition(".")[2])
+        request, wanted = _kind(definition, method, definition.entity_type == ACTION), list(service.methods_by_name) if service is not None else []
+        definition.commands[shapes.served_by(name, wanted)] = Command(name, request, definition.descriptor.pool)
     elif role == "event":
         kind = _kind(definition, method)
         if (other := definition.events.get(url_of(kind))) is not None:
@@ -188,16 +196,12 @@ def _add(definition: Definition, name: str, method: Callable[..., Any]) -> None:
         definition.restore, definition.restored = name, _kind(definition, method)
 
 
-def _camel(name: str) -> str:
-    return re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), name)
-
-
 def _kind(definition: Definition, method: Callable[..., Any], streams: bool = False) -> type:
     """What a method's parameter is annotated with; `streams`: or what the iterator gives that it is annotated with."""
     hints = typing.get_type_hints(method)
     names = list(inspect.signature(method).parameters)
     found = hints.get(names[1]) if len(names) > 1 else None
-    if streams and typing.get_origin(found) in (AsyncIterator, AsyncIterable):
+    if streams and typing.get_origin(found) in shapes.STREAMS:
         found = typing.get_args(found)[0]
     kind = kind_of(found)
     if kind is None:
@@ -230,6 +234,13 @@ def _check(definition: Definition) -> None:
         raise DefinitionError(f"{where}: @event, @snapshot and @restore are for event sourced entities")
     if bool(definition.snapshot) != bool(definition.restore):
         raise DefinitionError(f"{where}: @snapshot and @restore go together")
+    for command in definition.commands.values():
+        handler = getattr(definition.entity, command.handler)
+        answers = shapes.of_answers(handler, command.server_streaming and definition.entity_type == ACTION)
+        if broken := answers or shapes.of_requests(handler, command.client_streaming):
+            raise DefinitionError(f"{where}.{command.handler}: {broken}")
+    if broken := shapes.of_class(definition.entity, definition.entity_type == EVENT_SOURCED):
+        raise DefinitionError(f"{where}: {broken}")
 
 
 def _shown(kind: Any) -> str:

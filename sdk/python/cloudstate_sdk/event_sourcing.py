@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from google.protobuf import any_pb2
 from cloudstate_sdk.any_values import Value
 from cloudstate_sdk.context import CommandFailed, Context, answer, pack
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.handling import finished, text_of
 from cloudstate_sdk.kinds import read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, event_sourced_pb2
 from cloudstate_sdk.requests import parse
@@ -48,7 +49,11 @@ class LiveEntity:
         self._definition, self._entity_id = definition, init.entity_id
         self._entity = definition.entity(init.entity_id)
         self._since_snapshot = 0
-        if init.HasField("snapshot") and definition.restored is not None:
+        self._half_applied = ""
+        """The @event method that failed with a new event: what it has changed by then is stored nowhere."""
+        if init.HasField("snapshot"):
+            if definition.restored is None:  # without it the state would be that of the later events alone
+                raise LookupError(f"{definition.service}: a snapshot is stored, and no @restore method takes it; to take no more: snapshot_every=0")
             getattr(self._entity, definition.restore)(read(init.snapshot.snapshot, definition.restored, definition.descriptor.pool))
 
     def replay(self, payload: any_pb2.Any) -> None:
@@ -57,9 +62,14 @@ class LiveEntity:
         getattr(self._entity, handler)(read(payload, kind, self._definition.descriptor.pool))
         self._since_snapshot += 1
 
-    def _apply(self, url: str, event: Value) -> None:
-        handler, _ = self._definition.event_handler(url)
+    def _apply(self, encoded: any_pb2.Any, event: Value) -> None:
+        """Apply a new event as `replay` would."""
+        handler, kind = self._definition.event_handler(encoded.type_url)
+        if any_pb2.Any in (type(event), kind):
+            event = read(encoded, kind, self._definition.descriptor.pool)
+        self._half_applied = handler
         getattr(self._entity, handler)(event)
+        self._half_applied = ""
 
     async def command(self, command: Any) -> Out:
         """Execute a command; a mistake of the handler crashes the entity, a `fail` does not."""
@@ -67,19 +77,21 @@ class LiveEntity:
         context = Context(self._entity_id, self._apply, command.metadata)
         reply = event_sourced_pb2.EventSourcedReply(command_id=command.id)
         try:
-            result = getattr(self._entity, target.handler)(parse(command, target), context)
-            if inspect.isawaitable(result):
-                result = await result
+            with closing(context):
+                result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
+            if self._half_applied:
+                raise RuntimeError(f"an event was applied in part: `{self._half_applied}` failed, and the command went on")
             answer(reply.client_action, result, target.wraps, context)
             reply.events.extend(context.events)
             self._snapshot(reply)
         except CommandFailed as failure:
-            refusal = entity_pb2.Failure(command_id=command.id, description=str(failure), restart=bool(context.events))
+            changed = bool(context.events or self._half_applied)
+            refusal = entity_pb2.Failure(command_id=command.id, description=str(failure), restart=changed)
             refused = event_sourced_pb2.EventSourcedReply(command_id=command.id, client_action=entity_pb2.ClientAction(failure=refusal))
             return Out(reply=refused)
         except Exception as error:
             log.exception("%s: command %s failed", self._definition.service, command.name)
-            return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
+            return Out(failure=entity_pb2.Failure(command_id=command.id, description=text_of(error)))
         reply.side_effects.extend(context.effects)
         return Out(reply=reply)
 

@@ -16,18 +16,23 @@ from google.protobuf.descriptor import FileDescriptor
 from cloudstate_sdk import event_sourcing, serving, values
 from cloudstate_sdk.actions import Calls
 from cloudstate_sdk.crdt import stream as crdt_stream
-from cloudstate_sdk.definition import ACTION, CRDT, EVENT_SOURCED, VALUE_ENTITY, Definition, definition_of
+from cloudstate_sdk.definition import ACTION, CRDT, EVENT_SOURCED, VALUE_ENTITY, Definition, DefinitionError, definition_of
 from cloudstate_sdk.pb.cloudstate import entity_pb2
 from cloudstate_sdk.serving import Server
 
 log = logging.getLogger(__name__)
+ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Function:
-    """A user function that serves some entities and actions."""
+    """A user function that serves some entities and actions. DefinitionError when one is none, or two serve the same."""
 
     def __init__(self, *entities: type, name: str = "") -> None:
-        self._definitions = {d.service: d for d in map(definition_of, entities)}
+        self._definitions: dict[str, Definition] = {}
+        for entity in entities:
+            definition = definition_of(entity)
+            if (other := self._definitions.setdefault(definition.service, definition)) is not definition:
+                raise DefinitionError(f"{other.entity.__name__} and {entity.__name__} both serve {definition.service}")
         self._name = name or "-".join(e.__name__.lower() for e in entities)
         self.reports: deque[str] = deque(maxlen=100)
         """What the proxy has found wrong with this function, the latest last."""
@@ -39,16 +44,20 @@ class Function:
 
     async def serve(self, host: str, port: int, transport: str = "") -> None:
         """Serve until SIGTERM or SIGINT, or until cancelled."""
-        stopped = asyncio.Event()
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         # before the port opens: whoever finds it open may tell this process to end
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        server, bound = await self.start(host, port, transport)
-        log.info("%s serves on %s:%d", self._name, host, bound)
+        for number in ENDS:
+            loop.add_signal_handler(number, stopped.set)
         try:
-            await stopped.wait()
+            server, bound = await self.start(host, port, transport)
+            log.info("%s serves on %s:%d", self._name, host, bound)
+            try:
+                await stopped.wait()
+            finally:
+                await server.stop(1.0)
         finally:
-            await server.stop(1.0)
+            for number in ENDS:
+                loop.remove_signal_handler(number)
 
     async def start(self, host: str, port: int, transport: str = "") -> tuple[Server, int]:
         """Start serving; the server and its port.

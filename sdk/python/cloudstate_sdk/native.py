@@ -119,6 +119,12 @@ def _wake(future: asyncio.Future[None] | None) -> None:
         future.set_result(None)
 
 
+def _leave(call: _Call, task: asyncio.Task[None]) -> None:
+    """Nobody is there any more. A handler may lose its cancellation to what it catches; it ends all the same, since no request comes."""
+    task.cancel()
+    call.end()
+
+
 class NativeServer:
     """A gRPC server, of the methods of some paths."""
 
@@ -148,10 +154,10 @@ class NativeServer:
             idle = asyncio.Event()
             self._engine.drain(grace, lambda: self._crosses(idle.set))
             await idle.wait()
-        tasks = [task for _, task in self._calls.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        calls = list(self._calls.values())
+        for call, task in calls:
+            _leave(call, task)
+        await asyncio.gather(*(task for _, task in calls), return_exceptions=True)
         await asyncio.to_thread(self._end)
 
     def ask(self, method: str, *arguments: Any) -> None:
@@ -198,7 +204,7 @@ class NativeServer:
             elif kind == _DRAINED:
                 found[0].drained()
             elif kind == _CANCELLED:
-                found[1].cancel()
+                _leave(*found)
 
     def _begin(self, number: int, data: bytes, path: str, complete: bool | None) -> None:
         method = self._methods.get(path)

@@ -1,8 +1,8 @@
 """Generates Python code for an entity's interface: `python -m cloudstate_sdk.protoc counter.proto`.
 
 protoc writes imports of `cloudstate.entity_key_pb2`, a name that belongs to no package here: the options live in `cloudstate_sdk.pb`. This command
-knows the options of Cloudstate and `google/api/annotations.proto` by itself and points the imports there. It needs grpcio-tools
-(`cloudstate-sdk[protoc]`).
+knows the options of Cloudstate, protobuf's well-known types and `google/api/annotations.proto` by itself and points the imports there. It needs
+grpcio-tools (`cloudstate-sdk[protoc]`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import sys
 import tempfile
 
 from google.api import annotations_pb2, http_pb2, httpbody_pb2
-from google.protobuf import any_pb2, descriptor_pb2, empty_pb2
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
 
 from cloudstate_sdk.pb.cloudstate import entity_key_pb2, eventing_pb2, legacy_entity_key_pb2
 
-GOOGLE = (descriptor_pb2, any_pb2, empty_pb2, http_pb2, annotations_pb2, httpbody_pb2)
+WELL_KNOWN = (descriptor_pb2, any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2)
+GOOGLE = (*WELL_KNOWN, http_pb2, annotations_pb2, httpbody_pb2)
 KNOWN = (*GOOGLE, entity_key_pb2, legacy_entity_key_pb2, eventing_pb2)
 OURS = re.compile(r"^from cloudstate import (?=(?:(?:legacy_)?entity_key|eventing)_pb2\b)", re.MULTILINE)
 

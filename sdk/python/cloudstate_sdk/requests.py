@@ -18,7 +18,8 @@ def parse(command: Any, target: Command) -> Any:
     try:
         return _opened(command.payload, target) if target.opens else kind.FromString(command.payload.value)
     except DecodeError as error:
-        raise CommandFailed(f"{command.name}: the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
+        wanted = any_pb2.Any if target.opens else kind
+        raise CommandFailed(f"{command.name}: the request is not a {wanted.DESCRIPTOR.full_name}: {error}") from error
     except ValueError as error:
         raise CommandFailed(f"{command.name}: the request is not what `{target.handler}` takes: {error}") from error
 

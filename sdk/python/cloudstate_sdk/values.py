@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
 
-from cloudstate_sdk.context import CommandFailed, ValueContext, answer, pack
+from cloudstate_sdk.context import CommandFailed, ValueContext, answer, pack, packed
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.handling import finished, text_of
 from cloudstate_sdk.kinds import adapted, empty, read
 from cloudstate_sdk.pb.cloudstate import entity_pb2, value_entity_pb2
 from cloudstate_sdk.requests import parse
@@ -52,9 +53,8 @@ class LiveValue:
         reply = value_entity_pb2.ValueEntityReply(command_id=command.id)
         try:
             context: ValueContext[Any] = ValueContext(self._entity_id, self._state(), self._value is not None, command.metadata)
-            result = getattr(self._entity, target.handler)(parse(command, target), context)
-            if inspect.isawaitable(result):
-                result = await result
+            with closing(context):
+                result = await finished(getattr(self._entity, target.handler)(parse(command, target), context))
             answer(reply.client_action, result, target.wraps, context)
             if context.updated is not None:
                 pack(reply.state_action.update.value, adapted(context.updated, self._kind))
@@ -66,7 +66,7 @@ class LiveValue:
             return Out(reply=refused)
         except Exception as error:
             log.exception("%s: command %s failed", self._definition.service, command.name)
-            return Out(failure=entity_pb2.Failure(command_id=command.id, description=str(error)))
+            return Out(failure=entity_pb2.Failure(command_id=command.id, description=text_of(error)))
         reply.side_effects.extend(context.effects)
         if reply.HasField("state_action"):
             self._value = reply.state_action.update.value if context.updated is not None else None
@@ -74,4 +74,4 @@ class LiveValue:
 
     def _state(self) -> Any:
         """A copy of the value for a command."""
-        return empty(self._kind) if self._value is None else read(self._value, self._kind, self._definition.descriptor.pool)
+        return empty(self._kind) if self._value is None else read(packed(self._value), self._kind, self._definition.descriptor.pool)

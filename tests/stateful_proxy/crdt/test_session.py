@@ -57,6 +57,17 @@ def test_the_functions_own_change_does_not_come_back(bench: CrdtBench) -> None:
     assert bench.kinds(1) == ["init", "command", "command", "command"]
 
 
+def test_a_write_that_loses_by_its_clock_is_taken_back_from_the_function(bench: CrdtBench) -> None:
+    def written(value: str, clock: int) -> pb.CrdtDelta:
+        return pb.CrdtDelta(lwwregister=pb.LWWRegisterDelta(value=text(value), clock=pb.CUSTOM, custom_clock_value=clock))
+
+    for number, delta in enumerate((written("x", 5), written("y", 4), written("z", 6)), 1):
+        bench.call()
+        bench.reply(1, number, delta)
+    assert bench.deltas(1) == [pb.CrdtDelta(lwwregister=pb.LWWRegisterDelta(value=text("x")))], "and the others stand"
+    assert bench.kinds(1) == ["init", "command", "command", "delta", "command"]
+
+
 def test_many_commands_are_in_flight_and_answered_in_any_order(bench: CrdtBench) -> None:
     calls = [bench.call() for _ in range(3)]
     assert [m.command.id for m in bench.sent(1)[1:]] == [1, 2, 3]

@@ -111,6 +111,18 @@ def test_a_failure_within_a_stream_ends_the_call_and_is_told_as_a_cancellation(b
     assert bench.kinds(1)[-1] == "stream_cancelled"
 
 
+def test_a_failure_of_a_stream_may_cross_with_its_cancellation_which_is_answered_besides(bench: CrdtBench) -> None:
+    call, other = bench.call("Watch"), bench.call("Watch")
+    bench.reply(1, 1, streamed=True)
+    bench.reply(1, 2, streamed=True)
+    bench.hang_up(call)
+    bench.say(1, failure=entity_pb2.Failure(command_id=1, description="cannot tell a change"))
+    bench.answer_cancellation(1, 1, plus(-1))
+    assert not bench.transport.streams[1].ended
+    assert other not in bench.transport.answers
+    assert bench.stored().state.context["me"] == 1
+
+
 def test_a_failure_that_ends_the_stream_is_the_end(bench: CrdtBench) -> None:
     call = bench.call("Watch")
     bench.reply(1, 1, streamed=True)

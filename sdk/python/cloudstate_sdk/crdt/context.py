@@ -67,6 +67,7 @@ class CrdtContext(CommandContext, Generic[C]):
 
     def close(self) -> None:
         """The command is over: nothing may be changed through it any more, and what it has not settled is forgotten."""
+        super().close()
         self._scope.closed = OVER
         if self._view is not None:
             self._view._forget()

@@ -16,6 +16,8 @@ class Replica:
         self._held: Held | None = None
         self._empty: dict[type[Crdt], Held] = {}
         """What commands look at while there is no value, so that all of them see it when one has begun it."""
+        self.changes = 0
+        """How often the value has been changed, here and by others."""
 
     @property
     def exists(self) -> bool:
@@ -50,12 +52,14 @@ class Replica:
         delta = changed._delta()
         changed._commit()
         self._held = changed._held
+        self.changes += 1
         return delta
 
     def apply(self, delta: CrdtDelta) -> None:
         """Others have changed the value. ValueError when the change is none for it."""
         kind = kind_of(delta)
         self._held = applied(self._held or self._begun(kind), delta)
+        self.changes += 1
 
     def delete(self) -> None:
         """The value is gone."""

@@ -7,7 +7,6 @@ none when it fails. Whoever streams is told each change after the answer that br
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
@@ -18,6 +17,7 @@ from cloudstate_sdk.context import CommandFailed, answer
 from cloudstate_sdk.crdt.context import Change, CrdtContext, StreamedContext
 from cloudstate_sdk.crdt.replica import Replica
 from cloudstate_sdk.definition import Definition
+from cloudstate_sdk.handling import finished, text_of
 from cloudstate_sdk.pb.cloudstate import crdt_pb2, entity_pb2
 from cloudstate_sdk.requests import parse
 
@@ -97,7 +97,8 @@ class LiveCrdt:
                 self._run(self._cancelled(message.stream_cancelled.id))
             case "delta":
                 self.replica.apply(message.delta)
-                await self._tell()
+                self._run(self._tell(list(self._streams)))
+                await asyncio.sleep(0)  # who need not wait is told before the next message
             case "delete":
                 self._delete()
             case kind:
@@ -118,12 +119,13 @@ class LiveCrdt:
         target = self._definition.commands.get(command.name)
         kind = StreamedContext if target is not None and target.server_streaming else CrdtContext
         context: CrdtContext[Any] = kind(self._entity_id, self.replica, command.metadata)
-        reply = crdt_pb2.CrdtReply(command_id=command.id)
+        reply, seen = crdt_pb2.CrdtReply(command_id=command.id), self.replica.changes
         try:
             if target is None:
                 raise LookupError(f"{self._definition.service}.{command.name}: this entity has no such command")
             result = getattr(self._entity, target.handler)(parse(command, target), context)
-            answer(reply.client_action, await result if inspect.isawaitable(result) else result, target.wraps, context)
+            answer(reply.client_action, await finished(result), target.wraps, context)
+            missed = self.replica.changes != seen  # its answer may be older than that
             changed = self._settle(context, reply)
         except CommandFailed as failure:
             refusal = entity_pb2.Failure(command_id=command.id, description=str(failure))
@@ -139,8 +141,8 @@ class LiveCrdt:
             self._streams[command.id], reply.streamed = context, True
             context.wraps = target.wraps
         self._say(reply=reply)
-        if changed:
-            await self._tell(but=command.id)
+        if told := [number for number in self._streams if (missed if number == command.id else changed)]:
+            await self._tell(told)
 
     async def _cancelled(self, number: int) -> None:
         """The caller of a streamed command has gone: the last chance to change the value for it."""
@@ -149,9 +151,7 @@ class LiveCrdt:
         if stream is not None and stream.canceller is not None:
             context: CrdtContext[Any] = CrdtContext(self._entity_id, self.replica)
             try:
-                result = stream.canceller(context)
-                if inspect.isawaitable(result):
-                    await result
+                await finished(stream.canceller(context))
                 changed = self._settle(context, response)
             except Exception as error:
                 self._broke(number, error)
@@ -161,7 +161,7 @@ class LiveCrdt:
             response.side_effects.extend(context.effects)
         self._say(stream_cancelled_response=response)
         if changed:
-            await self._tell()
+            await self._tell(list(self._streams))
 
     def _settle(self, context: CrdtContext[Any], answered: crdt_pb2.CrdtReply | crdt_pb2.CrdtStreamCancelledResponse) -> bool:
         """What was done in a context becomes part of the value and of the answer; whether it is a change to tell."""
@@ -176,11 +176,11 @@ class LiveCrdt:
         action.write_consistency = context.write_consistency.value
         return not context.deleted
 
-    async def _tell(self, but: int = 0) -> None:
-        """Tell the streams a change, one after the other, so that each hears of changes in their order; not the one who made it."""
+    async def _tell(self, numbers: list[int]) -> None:
+        """Tell these streams a change, one after the other, so that each hears of changes in their order."""
         async with self._telling:
-            for number, stream in list(self._streams.items()):
-                if number != but and stream.watcher is not None and number in self._streams:
+            for number in numbers:
+                if (stream := self._streams.get(number)) is not None and stream.watcher is not None:
                     await self._tell_one(number, stream)
 
     async def _tell_one(self, number: int, stream: StreamedContext[Any]) -> None:
@@ -188,8 +188,7 @@ class LiveCrdt:
         message = crdt_pb2.CrdtStreamedMessage(command_id=number)
         try:
             assert stream.watcher is not None
-            result = stream.watcher(change)
-            answer(message.client_action, await result if inspect.isawaitable(result) else result, stream.wraps, change)
+            answer(message.client_action, await finished(stream.watcher(change)), stream.wraps, change)
         except CommandFailed as failure:
             message.client_action.failure.command_id, message.client_action.failure.description = number, str(failure)
             change.ended = True
@@ -208,7 +207,7 @@ class LiveCrdt:
 
     def _broke(self, number: int, error: Exception) -> None:
         log.error("%s: command %d failed", self._definition.service, number, exc_info=error)
-        self._say(failure=entity_pb2.Failure(command_id=number, description=str(error)))
+        self._say(failure=entity_pb2.Failure(command_id=number, description=text_of(error)))
 
     def _say(self, **message: Any) -> None:
         self.out.put_nowait(Out(**message))

@@ -171,21 +171,23 @@ class CrdtKit(Kit):
         return number, result, reply.streamed
 
     async def _say(self, message: In) -> list[crdt_pb2.CrdtStreamOut]:
-        """Say something and take what comes of it. Crashed when a handler raised."""
-        live = self._instance_now()
-        said = await live.answer(message)
-        for out in said:
-            match out.WhichOneof("message"):
-                case "failure":
-                    self.restart()
-                    raise Crashed(f"{self._component.__name__}: {out.failure.description}")
-                case "reply":
-                    self._stored(out.reply.state_action)
-                case "stream_cancelled_response":
-                    self._stored(out.stream_cancelled_response.state_action)
-                case "streamed_message":
-                    self._streamed(out.streamed_message)
-        return said
+        """Say something and take what comes of it. Crashed when a handler raised: that has ended its command or stream, and nothing else."""
+        async with self._turn:
+            said, crash = await self._instance_now().answer(message), ""
+            for out in said:
+                match out.WhichOneof("message"):
+                    case "failure":
+                        crash = crash or out.failure.description
+                        self._closed(out.failure.command_id)
+                    case "reply":
+                        self._stored(out.reply.state_action)
+                    case "stream_cancelled_response":
+                        self._stored(out.stream_cancelled_response.state_action)
+                    case "streamed_message":
+                        self._streamed(out.streamed_message)
+            if crash:
+                raise Crashed(f"{self._component.__name__}: {crash}")
+            return said
 
     def _stored(self, action: crdt_pb2.CrdtStateAction) -> None:
         """Do with a change what the proxy does."""
@@ -209,5 +211,8 @@ class CrdtKit(Kit):
         command, stream = self._streams[message.command_id]
         stream.answers.append(Result(**outcome(self._definition, command, message.client_action, message.side_effects)))
         if message.end_stream:
-            stream.open = False
-            del self._streams[message.command_id]
+            self._closed(message.command_id)
+
+    def _closed(self, number: int) -> None:
+        if number in self._streams:
+            self._streams.pop(number)[1].open = False

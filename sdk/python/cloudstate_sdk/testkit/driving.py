@@ -55,6 +55,8 @@ class Kit:
             raise DefinitionError(f"{component.__name__}: is a component of {found.entity_type}; this kit is for {entity_type}")
         self._component, self._instance = component, None
         self._definition = dataclasses.replace(found, entity=cast(type, self._make), **changes)
+        self._turn = asyncio.Lock()
+        """One command at a time, also where a test gives several at once."""
         self._methods = found.descriptor.pool.FindServiceByName(found.service).methods_by_name
 
     def _make(self, *arguments: Any) -> Any:

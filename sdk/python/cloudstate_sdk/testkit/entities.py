@@ -37,14 +37,15 @@ class EntityKit(Kit, abc.ABC, Generic[R]):
         pack(message.payload, self._checked(self._method(command), request))
         if metadata:
             message.metadata.CopyFrom(metadata_of(metadata))
-        stream = self._live()
-        self._commands += 1
-        message.id = self._commands
-        answer = await stream.ask(self._command(message))
-        if answer.HasField("failure"):
-            self._stream = None
-            raise Crashed(f"{self._component.__name__}.{self._definition.commands[command].handler}: {answer.failure.description}")
-        return self._stored(command, answer.reply)
+        async with self._turn:
+            stream = self._live()
+            self._commands += 1
+            message.id = self._commands
+            answer = await stream.ask(self._command(message))
+            if answer.HasField("failure"):
+                self._stream = None
+                raise Crashed(f"{self._component.__name__}.{self._definition.commands[command].handler}: {answer.failure.description}")
+            return self._stored(command, answer.reply)
 
     def _live(self) -> Conversation[Any, Any]:
         """The stream; a new one, on which the entity is rebuilt, when there is none."""

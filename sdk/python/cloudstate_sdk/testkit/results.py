@@ -22,7 +22,8 @@ class NoReply(AssertionError):
 
 
 class Crashed(Exception):
-    """A handler raised something other than `fail`: the entity leaves memory, and the caller of a proxy gets an error. The log has the traceback."""
+    """A handler raised something other than `fail`: the entity leaves memory (a replicated value does not), and the caller of a proxy gets an error.
+    The log has the traceback."""
 
 
 @dataclass(frozen=True, slots=True)
