@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -76,3 +78,43 @@ def test_a_caller_that_leaves_as_its_forwarded_request_is_answered_ends_the_forw
             link.close()
             bench.transport.post(lambda: bench.transport.respond(call, 503, [], b""))
         assert ends(bench) == [(api.FORWARDED, Outcome.CANCELLED)]
+
+
+def test_an_answer_of_policy_stands_against_a_refusal(bench: Any, raw: Any) -> None:
+    """Which of the two a call meets first differs from time to time."""
+    asked: queue.Queue[tuple[Any, int]] = queue.Queue()
+
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.StreamEnded):
+            asked.put((state, event.stream_id))
+
+    refusing = raw.server(behaviour)
+    bench.policy = bench.forwarding(bench.transport.connect(refusing.target))
+    client = raw.client(bench.listen())
+    for count in range(1, 101):
+        stream = client.request(body=raw.message(b"m"))
+        state, refused = asked.get(timeout=30)
+        call = bench.wait(api.CALL, count)[-1][1]
+        with standing_still(bench), refusing.lock:
+            answer = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "14"), (api.REFUSED_HEADER, "not-owner")]
+            state.send_headers(refused, answer, end_stream=True)
+            refusing._links[0].sendall(state.data_to_send())
+            bench.transport.post(functools.partial(bench.transport.finish, call, 10, "by hand"))
+        assert bench.wait(api.FORWARDED, count)[-1][3][0] is Outcome.CANCELLED, count
+        assert client.status(stream)["grpc-status"] == "10"
+
+
+def test_a_caller_that_leaves_amid_its_request_is_no_failure_of_the_upstream(bench: Any, raw: Any) -> None:
+    asked = threading.Event()
+
+    def behaviour(state: Any, event: Any) -> None:
+        if isinstance(event, raw.events.DataReceived):
+            asked.set()
+
+    bench.policy = bench.forwarding(bench.transport.connect(raw.server(behaviour).target))
+    client = raw.client(bench.listen(peek=True))
+    stream = client.request("/test/Upload", raw.message(b"a"), end=False)
+    assert asked.wait(30)
+    client.h2.reset_stream(stream, 8)
+    client.flush()
+    assert ends(bench) == [(api.FORWARDED, Outcome.CANCELLED)]
