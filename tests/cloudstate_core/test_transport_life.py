@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -194,6 +194,43 @@ def test_a_drained_connection_gets_goaway_and_its_answer(bench: Any, raw: Any) -
     bench.do(lambda: bench.transport.reply(call, b"kept"))
     assert b"".join(frame.data for frame in found if isinstance(frame, hyperframe.frame.DataFrame)) == raw.message(b"kept")
     assert done.wait(30)
+
+
+def drains_after(bench: Any, client: Any, stream: int, answer: Callable[[], None]) -> bytes:
+    """Answer, and drain at once, while the client has no room: that it waits, and the body that came once there was room."""
+    order: list[str] = []
+    drained, later = threading.Event(), threading.Event()
+
+    def act() -> None:
+        answer()
+        bench.transport.drain(60.0, lambda: [order.append("drained"), drained.set()])
+        bench.transport.after(0.5, lambda: [order.append("later"), later.set()])
+
+    bench.do(act)
+    assert later.wait(30)
+    assert order == ["later"]
+    for of in (0, stream):
+        client.socket.sendall(hyperframe.frame.WindowUpdateFrame(of, window_increment=2_000_000).serialize())
+    body = b"".join(frame.data for frame in frames(client) if isinstance(frame, hyperframe.frame.DataFrame))
+    assert drained.wait(30)
+    return body
+
+
+def test_a_drain_waits_for_an_answer_that_its_reader_has_no_room_for_yet(bench: Any, raw: Any) -> None:
+    client, large = raw.client(bench.listen()), bytes(1_000_000)
+    stream = client.request(body=raw.message(b"m"))
+    call = bench.wait(api.CALL)[0][1]
+    assert drains_after(bench, client, stream, lambda: bench.transport.reply(call, large)) == raw.message(large)
+
+
+@pytest.mark.needs("http2_plain")
+def test_a_drain_waits_for_a_plain_answer_that_its_reader_has_no_room_for_yet(bench: Any, raw: Any) -> None:
+    client, large = raw.client(bench.listen()), bytes(1_000_000)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "me")], end_stream=True)
+    client.flush()
+    call = bench.wait(api.HTTP)[0][1]
+    assert drains_after(bench, client, stream, lambda: bench.transport.respond(call, 200, [], large)) == large
 
 
 def test_drain_is_done_at_once_without_calls_and_after_its_grace_with_them(bench: Any, channel: Any) -> None:
