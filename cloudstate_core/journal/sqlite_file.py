@@ -85,10 +85,10 @@ class SqliteFile:
         done([Refused(f"journal {self.path}: {why}")] * len(operations))
 
     def flush(self) -> None:
-        """Wait until everything queued so far is answered; at once on the writer thread itself."""
+        """Wait until everything queued so far is answered; at once on the writer thread itself. The file must be open."""
         if threading.current_thread() is not self._writer:
             answered = threading.Event()
-            self.submit(_Nobody(), (), lambda outcomes: answered.set())
+            self._waiting.put((_Nobody(), (), lambda outcomes: answered.set()))  # waits for room: a refusal would end the wait at once
             answered.wait()
 
     def close(self) -> None:
