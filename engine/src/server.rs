@@ -43,6 +43,8 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.max_streams)
+        // All callers of a peer may leave while this side stands still: that must not take the connection from those who stay.
+        .max_pending_accept_reset_streams(options.max_streams as usize)
         .max_header_list_size(u32::try_from(options.max_header).unwrap_or(u32::MAX));
     let socket = Socket::new(socket);
     let handshake = socket.drive(builder.handshake::<_, Bytes>(socket.clone()));

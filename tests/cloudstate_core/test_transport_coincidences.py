@@ -118,3 +118,17 @@ def test_a_caller_that_leaves_amid_its_request_is_no_failure_of_the_upstream(ben
     client.h2.reset_stream(stream, 8)
     client.flush()
     assert ends(bench) == [(api.FORWARDED, Outcome.CANCELLED)]
+
+
+def test_callers_that_leave_together_cost_those_who_stay_nothing(bench: Any, raw: Any) -> None:
+    client = raw.client(bench.listen())
+    stream = client.request(body=raw.message(b"stays"))
+    call = bench.wait(api.CALL)[0][1]
+    with standing_still(bench):
+        for _ in range(100):
+            client.h2.reset_stream(client.request(body=raw.message(b"leaves")), 8)
+        client.flush()
+    bench.settled()
+    bench.do(lambda: bench.transport.reply(call, b"kept"))
+    assert client.status(stream)["grpc-status"] == "0"
+    assert b"".join(event.data for event in client.data()) == raw.message(b"kept")
