@@ -43,11 +43,15 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut closing = false;
+    let mut ending = None;
     let mut greeting: Alarm = Some(Box::pin(tokio::time::sleep(GREETING_LIMIT)));
     let _ = poll_fn(|context| {
         if !closing && guard.is_draining(context.waker()) {
             closing = true;
             connection.as_mut().graceful_shutdown();
+        }
+        if closing && ending.is_none() && link.heard.get() {
+            ending = Some(core.enter()); // one that has nothing on its way ends at once, the others with the last byte of their answer
         }
         if link.poll_cut(context).is_ready() {
             return Poll::Ready(Ok(())); // with the connection goes the answer on its way

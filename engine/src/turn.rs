@@ -217,5 +217,6 @@ pub async fn drain(core: Rc<Core>, grace: std::time::Duration, done: Py<PyAny>) 
         soon.min(deadline),
     )
     .await;
+    wait_until(|core| core.open.get() == 0, deadline).await; // what came on a connection before its client knew
     core.emit(Event::Callback(done));
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import threading
 import time
@@ -196,8 +197,8 @@ def test_a_drained_connection_gets_goaway_and_its_answer(bench: Any, raw: Any) -
     assert done.wait(30)
 
 
-def drains_after(bench: Any, client: Any, stream: int, answer: Callable[[], None]) -> bytes:
-    """Answer, and drain at once, while the client has no room: that it waits, and the body that came once there was room."""
+def drain_behind(bench: Any, answer: Callable[[], None]) -> threading.Event:
+    """Answer, and drain at once, while the client reads nothing: that it waits. Set once the drain is done."""
     order: list[str] = []
     drained, later = threading.Event(), threading.Event()
 
@@ -209,6 +210,12 @@ def drains_after(bench: Any, client: Any, stream: int, answer: Callable[[], None
     bench.do(act)
     assert later.wait(30)
     assert order == ["later"]
+    return drained
+
+
+def drains_after(bench: Any, client: Any, stream: int, answer: Callable[[], None]) -> bytes:
+    """Drain behind an answer for which the client has no room; the body that came once it had."""
+    drained = drain_behind(bench, answer)
     for of in (0, stream):
         client.socket.sendall(hyperframe.frame.WindowUpdateFrame(of, window_increment=2_000_000).serialize())
     body = b"".join(frame.data for frame in frames(client) if isinstance(frame, hyperframe.frame.DataFrame))
@@ -231,6 +238,16 @@ def test_a_drain_waits_for_a_plain_answer_that_its_reader_has_no_room_for_yet(be
     client.flush()
     call = bench.wait(api.HTTP)[0][1]
     assert drains_after(bench, client, stream, lambda: bench.transport.respond(call, 200, [], large)) == large
+
+
+@pytest.mark.needs("http1")
+def test_a_drain_waits_for_an_http1_answer_that_its_reader_does_not_take_yet(bench: Any) -> None:
+    link, large = http.client.HTTPConnection("127.0.0.1", bench.listen(), timeout=30), bytes(64 * 1024 * 1024)
+    link.request("GET", "/")
+    call = bench.wait(api.HTTP)[0][1]
+    drained = drain_behind(bench, lambda: bench.transport.respond(call, 200, [], large))
+    assert link.getresponse().read() == large
+    assert drained.wait(30)
 
 
 def test_drain_is_done_at_once_without_calls_and_after_its_grace_with_them(bench: Any, channel: Any) -> None:
