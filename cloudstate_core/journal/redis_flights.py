@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cloudstate_core.journal.answering import deliver
 from cloudstate_core.journal.api import (
     Appended,
     Claimed,
@@ -133,13 +134,5 @@ class Flights:
         settled = [outcome or Unknown(f"{self._where}: {reason}") for outcome in flight.outcomes]
         begin = 0
         for batch, done in flight.group:
-            answer(done, settled[begin : begin + len(batch)])
+            deliver(done, settled[begin : begin + len(batch)])
             begin += len(batch)
-
-
-def answer(done: Done, outcomes: Sequence[Outcome]) -> None:
-    """Give a batch its outcomes. The receiver's fault must not end the journal of everybody else."""
-    try:
-        done(outcomes)
-    except Exception:
-        log.exception("the receiver of a journal answer failed")

@@ -16,9 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from cloudstate_core.journal.answering import deliver
 from cloudstate_core.journal.api import Done, Journal, JournalError, Layout, Operation, Refused
 from cloudstate_core.journal.redis_address import RedisAddress
-from cloudstate_core.journal.redis_flights import Batch, Flights, answer
+from cloudstate_core.journal.redis_flights import Batch, Flights
 from cloudstate_core.journal.redis_format import Names, packed
 from cloudstate_core.journal.redis_layout import open_layout
 from cloudstate_core.journal.redis_link import Link, Lost, Unfit
@@ -164,7 +165,7 @@ class RedisJournal:
             unsent, self._waiting = self._waiting, deque()
             self._count = 0
         for operations, done in unsent:
-            answer(done, [Refused(reason)] * len(operations))
+            deliver(done, [Refused(reason)] * len(operations))
 
     # Serving ------------------------------------------------------------------------------------------------------------
 

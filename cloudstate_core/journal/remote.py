@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cloudstate_core.journal import wire
+from cloudstate_core.journal.answering import deliver
 from cloudstate_core.journal.api import Done, Incompatible, Journal, JournalError, Layout, Operation, Refused, Unknown
 from cloudstate_core.transport import api
 from cloudstate_core.transport.api import Event, Transport
@@ -82,7 +83,7 @@ class RemoteJournal:
         message = wire.decode_response(data)
         if isinstance(message, wire.Outcomes):
             if (waiting := self._outstanding.pop(message.number, None)) is not None:
-                waiting[1](message.outcomes)
+                deliver(waiting[1], message.outcomes)
         elif isinstance(message, wire.Opened):
             self._opened(message.layout)
         else:
@@ -124,4 +125,4 @@ class RemoteJournal:
             self._transport.after(self._retry, self._connect)
             self._retry = min(RETRY_LAST, self._retry * 2)
         for count, done in lost.values():
-            done([Unknown(f"journal at {self._target}: the connection was lost: {why}")] * count)
+            deliver(done, [Unknown(f"journal at {self._target}: the connection was lost: {why}")] * count)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from cloudstate_core.journal.answering import deliver
 from cloudstate_core.journal.api import Done, JournalError, Operation, Outcome, Question, Refused, Unknown
 from cloudstate_core.journal.sqlite_connection import connect, failed
 
@@ -84,10 +85,10 @@ class SqliteFile:
         done([Refused(f"journal {self.path}: {why}")] * len(operations))
 
     def flush(self) -> None:
-        """Wait until everything queued so far is answered; at once on the writer thread itself."""
+        """Wait until everything queued so far is answered; at once on the writer thread itself. The file must be open."""
         if threading.current_thread() is not self._writer:
             answered = threading.Event()
-            self.submit(_Nobody(), (), lambda outcomes: answered.set())
+            self._waiting.put((_Nobody(), (), lambda outcomes: answered.set()))  # waits for room: a refusal would end the wait at once
             answered.wait()
 
     def close(self) -> None:
@@ -119,10 +120,7 @@ class SqliteFile:
     @staticmethod
     def _answer(group: list[_Batch], answers: Sequence[Sequence[Outcome]]) -> None:
         for (_, _, done), outcomes in zip(group, answers, strict=True):
-            try:
-                done(outcomes)
-            except Exception:  # the caller's fault must not end the writer of everybody else
-                log.exception("the receiver of a journal answer failed")
+            deliver(done, outcomes)
 
     def _commit(self, group: list[_Batch]) -> Sequence[Sequence[Outcome]]:
         """One transaction for all of a group. When nothing could be written, what only reads is answered all the same."""

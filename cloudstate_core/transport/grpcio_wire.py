@@ -22,9 +22,11 @@ LATE = "the deadline has passed"
 CLOSED = "the connection was closed by this side"
 OWN_HEADERS = frozenset({"te", "content-type", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "accept-encoding"})
 """Headers that a channel writes itself."""
-_UNPROCESSED = ("failed to connect", "rst_stream with error code 7", "goaway received", "connection refused")
+_UNPROCESSED = ("failed to connect", "rst_stream with error code 7", "stream removed (goaway received", "connection refused")
+"""A GOAWAY that is told within another cause came before that: streams that it left alone ended with their connection."""
 _LOST = (
     *_UNPROCESSED,
+    "goaway received",
     CLOSED,
     "stream removed",
     "socket closed",

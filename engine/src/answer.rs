@@ -10,9 +10,14 @@ use crate::outlet::Outlet;
 use crate::table::Table;
 use bytes::Bytes;
 use h2::server::SendResponse;
+use h2::SendStream;
 use http::{HeaderMap, Method, Response, StatusCode};
 use std::cell::RefMut;
 use std::rc::Rc;
+
+/// Whole answers up to this size are handed to their connection at once, whatever the peer's window takes: larger ones count as open until
+/// their reader has room for them, lest a drain cut them off.
+const AT_ONCE: usize = 16 * 1024;
 
 /// Answer with a status alone, gRPC's or HTTP's.
 pub fn refuse(respond: &mut SendResponse<Bytes>, kind: Kind, status: i32, text: &str) {
@@ -20,28 +25,45 @@ pub fn refuse(respond: &mut SendResponse<Bytes>, kind: Kind, status: i32, text: 
         let status = u16::try_from(status)
             .ok()
             .and_then(|code| StatusCode::from_u16(code).ok());
-        plain(
-            respond,
-            status.unwrap_or(StatusCode::BAD_GATEWAY),
-            &Vec::new(),
-            Bytes::from(format!("{text}\n")),
-        );
+        let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+        let text = Bytes::from(format!("{text}\n"));
+        if let Some(mut tx) = plain(respond, status, Vec::new(), text.len()) {
+            let _ = tx.send_data(text, true);
+        }
     } else {
         let _ = respond.send_response(grpc::trailers_only(grpc::trailers(status, text, Vec::new())), true);
     }
 }
 
-fn plain(respond: &mut SendResponse<Bytes>, status: StatusCode, headers: &Pairs, body: Bytes) {
+/// The head of an answer that is not gRPC; where its body goes, if it has one.
+fn plain(
+    respond: &mut SendResponse<Bytes>,
+    status: StatusCode,
+    headers: Pairs,
+    size: usize,
+) -> Option<SendStream<Bytes>> {
     let mut head = Response::new(());
     *head.status_mut() = status;
-    head.headers_mut().extend(headers.iter().cloned());
+    head.headers_mut().extend(headers);
     head.headers_mut()
         .entry(http::header::CONTENT_LENGTH)
-        .or_insert_with(|| body.len().into());
-    if body.is_empty() {
-        let _ = respond.send_response(head, true);
-    } else if let Ok(mut tx) = respond.send_response(head, false) {
-        let _ = tx.send_data(body, true);
+        .or_insert_with(|| size.into());
+    let tx = respond.send_response(head, size == 0).ok()?;
+    (size > 0).then_some(tx)
+}
+
+/// Let the task of a call write a whole answer as its reader takes it.
+fn trickle(core: &Core, id: u64, call: &mut Call, outlet: Outlet) {
+    call.exchange = Exchange::Body(outlet);
+    call.closing = true;
+    void_order(core, id, call);
+    call.wake();
+}
+
+/// What policy ordered just before it answered does not begin.
+fn void_order(core: &Core, id: u64, call: &mut Call) {
+    if matches!(call.command.take(), Some(Command::Forward(_))) {
+        core.emit(Event::Forwarded(id, End::Cancelled("answered by policy".to_owned())));
     }
 }
 
@@ -64,8 +86,12 @@ pub fn reply(core: &Core, id: u64, message: &[u8], headers: Pairs) {
         _ => return,
     };
     if let Ok(mut tx) = respond.send_response(grpc::head(headers), false) {
+        let trailers = grpc::trailers(0, "", Vec::new());
+        if message.len() > AT_ONCE {
+            return trickle(core, id, call, Outlet::whole(tx, frame(message), Some(trailers)));
+        }
         let _ = tx.send_data(frame(message), false);
-        let _ = tx.send_trailers(grpc::trailers(0, "", Vec::new()));
+        let _ = tx.send_trailers(trailers);
     }
     forget(core, calls, id);
 }
@@ -148,9 +174,7 @@ fn forget(core: &Core, mut calls: RefMut<'_, Table<Call>>, id: u64) {
     let ended = calls.remove(id);
     drop(calls);
     if let Some(mut call) = ended {
-        if matches!(call.command, Some(Command::Forward(_))) {
-            core.emit(Event::Forwarded(id, End::Cancelled("answered by policy".to_owned())));
-        }
+        void_order(core, id, &mut call);
         call.wake();
     }
 }
@@ -162,7 +186,11 @@ pub fn respond(core: &Core, id: u64, status: StatusCode, headers: Pairs, content
         return;
     };
     match &mut call.exchange {
-        Exchange::Head(respond) => plain(respond, status, &headers, content),
+        Exchange::Head(respond) => match plain(respond, status, headers, content.len()) {
+            Some(tx) if content.len() > AT_ONCE => return trickle(core, id, call, Outlet::whole(tx, content, None)),
+            Some(mut tx) => drop(tx.send_data(content, true)),
+            None => {}
+        },
         Exchange::Http1(slot) => {
             let headers: HeaderMap = headers.into_iter().collect();
             slot.answer(body::whole(status, headers, content));

@@ -101,6 +101,16 @@ pub enum Event {
     Callback(Py<PyAny>),
 }
 
+impl Event {
+    /// The call whose beginning, request or end it tells.
+    pub fn of_call(&self) -> Option<u64> {
+        match self {
+            Event::Call(id) | Event::CallMessage(id, _) | Event::CallEnd(id) | Event::CallCancelled(id, _) => Some(*id),
+            _ => None,
+        }
+    }
+}
+
 /// What the I/O thread owns.
 pub struct Core {
     pub shared: Arc<Shared>,

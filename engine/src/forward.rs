@@ -82,10 +82,12 @@ pub async fn run(
     let carried = {
         let mut carrying = std::pin::pin!(carry(order, kind, &head, intake, deadline, &caller));
         poll_fn(|context| {
-            if let Poll::Ready(end) = carrying.as_mut().poll(context) {
-                return Poll::Ready(Ok(end));
+            // First what parts them: a request that breaks off with its caller is no failure of the upstream, and a refusal does not bring a
+            // call back that policy has just answered.
+            if let Poll::Ready(parted) = poll_parted(core, id, &caller, alarm, context) {
+                return Poll::Ready(Err(parted));
             }
-            poll_parted(core, id, &caller, alarm, context).map(Err)
+            carrying.as_mut().poll(context).map(Ok)
         })
         .await
     };

@@ -43,11 +43,15 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut closing = false;
+    let mut ending = None;
     let mut greeting: Alarm = Some(Box::pin(tokio::time::sleep(GREETING_LIMIT)));
     let _ = poll_fn(|context| {
         if !closing && guard.is_draining(context.waker()) {
             closing = true;
             connection.as_mut().graceful_shutdown();
+        }
+        if closing && ending.is_none() && link.heard.get() {
+            ending = Some(core.enter()); // one that has nothing on its way ends at once, the others with the last byte of their answer
         }
         if link.poll_cut(context).is_ready() {
             return Poll::Ready(Ok(())); // with the connection goes the answer on its way
@@ -76,15 +80,14 @@ impl Drop for Attending {
         if self.begun {
             return;
         }
-        let Some(call) = self.core.calls.borrow_mut().remove(self.id) else {
-            return;
-        };
-        if self.slot.away.get() {
+        let call = self.core.calls.borrow_mut().remove(self.id);
+        // Away, though policy has just answered it, or just to be: either way policy waits for the end of a forward.
+        if self.slot.away.get() || call.as_ref().is_some_and(Call::is_away) {
             self.core.emit(Event::Forwarded(
                 self.id,
                 End::Cancelled("the caller is gone".to_owned()),
             ));
-        } else if call.told {
+        } else if call.is_some_and(|call| call.told) {
             self.core.emit(Event::CallCancelled(self.id, "the caller is gone"));
         }
     }
@@ -171,8 +174,9 @@ async fn attend(
             })
             .await
         };
+        slot.away.set(false); // its end is told, or will be by who passes the answer on
         match forwarded {
-            Forwarded::Refused => slot.away.set(false),
+            Forwarded::Refused => {}
             Forwarded::Ended(response) => return response,
             Forwarded::Answered(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let passing = Passing::new(&core, id, "101", true, Rc::default(), open);

@@ -41,6 +41,16 @@ impl Outlet {
         }
     }
 
+    /// A whole answer, to be written as its reader takes it.
+    pub fn whole(tx: SendStream<Bytes>, data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Outlet {
+            queued: data.len(),
+            queue: VecDeque::from([data]),
+            last: trailers.map_or(Last::HalfClose, Last::Trailers),
+            ..Outlet::new(tx)
+        }
+    }
+
     /// Write, or queue; on overflow what is queued is dropped, and what follows too.
     pub fn send(&mut self, framed: Bytes) -> Result<(), Overflow> {
         self.put(framed, false)

@@ -43,6 +43,8 @@ pub async fn serve(core: Rc<Core>, options: Rc<Options>, socket: TcpStream, guar
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.max_streams)
+        // All callers of a peer may leave while this side stands still: that must not take the connection from those who stay.
+        .max_pending_accept_reset_streams(options.max_streams as usize)
         .max_header_list_size(u32::try_from(options.max_header).unwrap_or(u32::MAX));
     let socket = Socket::accepted(socket);
     let handshake = socket.drive(builder.handshake::<_, Bytes>(socket.clone()));
@@ -148,19 +150,28 @@ async fn read_first(core: &Rc<Core>, id: u64, intake: &mut Intake, alarm: &mut A
     match read {
         Err(step) => Some(step),
         Ok(Ok(message)) => {
-            core.emit(Event::CallMessage(id, message.unwrap_or_default()));
+            tell(core, id, Event::CallMessage(id, message.unwrap_or_default()));
             None
         }
         Ok(Err(Trouble::Gone)) => Some(Step::CallerGone),
-        Ok(Err(Trouble::Refuse(status, text))) => Some(malformed(core, id, status, &text)),
+        Ok(Err(Trouble::Refuse(status, text))) => {
+            malformed(core, id, status, &text);
+            None
+        }
     }
 }
 
-/// End a call whose request cannot be read.
-fn malformed(core: &Core, id: u64, status: i32, text: &str) -> Step {
+/// End a call whose request cannot be read. What was answered before may still wait for its reader: its task stays with it.
+fn malformed(core: &Core, id: u64, status: i32, text: &str) {
+    tell(core, id, Event::CallCancelled(id, "the request is malformed"));
     answer::finish(core, id, status, text, Vec::new());
-    core.emit(Event::CallCancelled(id, "the request is malformed"));
-    Step::Done
+}
+
+/// Tell something of a call, unless policy has finished it.
+fn tell(core: &Core, id: u64, event: Event) {
+    if core.calls.borrow().get(id).is_some_and(|call| !call.closing) {
+        core.emit(event);
+    }
 }
 
 /// Tell further messages, unless policy has paused the call; Some when the call ended first.
@@ -180,13 +191,16 @@ async fn read_on(core: &Rc<Core>, id: u64, intake: &mut Intake, alarm: &mut Alar
         match read {
             Err(Step::Forward(_) | Step::Peek) => {} // a call told message by message is not forwarded; policy's order is void
             Err(step) => return Some(step),
-            Ok(Ok(Some(message))) => core.emit(Event::CallMessage(id, message)),
+            Ok(Ok(Some(message))) => tell(core, id, Event::CallMessage(id, message)),
             Ok(Ok(None)) => {
-                core.emit(Event::CallEnd(id));
+                tell(core, id, Event::CallEnd(id));
                 return None;
             }
             Ok(Err(Trouble::Gone)) => return Some(Step::CallerGone),
-            Ok(Err(Trouble::Refuse(status, text))) => return Some(malformed(core, id, status, &text)),
+            Ok(Err(Trouble::Refuse(status, text))) => {
+                malformed(core, id, status, &text);
+                return None;
+            }
         }
     }
 }

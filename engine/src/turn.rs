@@ -5,7 +5,7 @@ use crate::core::{Closed, Core, End, Event, Posted};
 use crate::{headers, listener};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -100,12 +100,15 @@ fn deliver(py: Python<'_>, core: &Rc<Core>, policy: &mut Policy, callbacks: Vec<
     let events = std::mem::take(&mut *core.events.borrow_mut());
     let mut after = Vec::new();
     let mut told = Vec::with_capacity(events.len());
+    let mut untold = HashSet::new(); // calls that ended before they could be told: nothing of them is
     for event in events {
+        let call = event.of_call();
         match event {
             Event::Timer(_) | Event::Callback(_) => after.push(event),
+            _ if call.is_some_and(|id| untold.contains(&id)) => {}
             event => match to_python(py, core, policy, event) {
                 Ok(Some(event)) => told.push(event),
-                Ok(None) => {}
+                Ok(None) => untold.extend(call),
                 Err(error) => policy.log(py, Err(error)),
             },
         }
@@ -214,5 +217,6 @@ pub async fn drain(core: Rc<Core>, grace: std::time::Duration, done: Py<PyAny>) 
         soon.min(deadline),
     )
     .await;
+    wait_until(|core| core.open.get() == 0, deadline).await; // what came on a connection before its client knew
     core.emit(Event::Callback(done));
 }

@@ -128,6 +128,13 @@ def test_what_was_sent_is_unknown_when_the_connection_is_lost_and_told_once(sess
     assert len(session.answers) == 1
 
 
+def test_a_receiver_that_fails_costs_no_other_its_answer(session: Session) -> None:
+    session.journal.submit([ASK], lambda outcomes: 1 / 0)  # type: ignore[arg-type, return-value]
+    session.submit()
+    session.lose()
+    assert [kind for kind, _ in reasons(session)] == [Unknown]
+
+
 def test_what_was_not_sent_is_refused(session: Session) -> None:
     session.lose()
     session.submit()

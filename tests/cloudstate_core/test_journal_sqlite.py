@@ -88,6 +88,26 @@ def test_a_full_queue_refuses_and_loses_nothing(journal: SqliteJournal, monkeypa
     assert run(journal, append(token, 2)) == [Appended(3)]
 
 
+def test_a_journal_that_closes_over_a_full_queue_has_answered_everything(journal: SqliteJournal) -> None:
+    token = bound(journal)
+    other = SqliteJournal(journal._path, "other", 1)  # the file stays open for it
+    answered: list[bool] = []
+
+    def close() -> None:
+        journal.close()
+        answered.extend(answer.done() for answer in answers)
+
+    with writer_paused(journal):
+        journal._file._waiting.maxsize = 2
+        answers = [submit(journal, append(token, n)) for n in range(2)]
+        closing = threading.Thread(target=close)
+        closing.start()
+        closing.join(0.5)
+    closing.join(PATIENCE)
+    other.close()
+    assert answered == [True, True]
+
+
 def test_a_receiver_that_fails_does_not_stop_the_writer(journal: SqliteJournal) -> None:
     token = bound(journal)
     journal.submit([append(token, 0)], lambda outcomes: 1 / 0)  # type: ignore[arg-type, return-value]

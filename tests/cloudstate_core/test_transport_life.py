@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -212,6 +213,59 @@ def test_a_stream_that_comes_after_goaway_harms_nobody_else(bench: Any, raw: Any
     assert next(f for f in found if isinstance(f, hyperframe.frame.PingFrame) and "ACK" in f.flags).opaque_data == b"arrived?"
     bench.do(lambda: bench.transport.reply(call, b"kept"))
     assert b"".join(f.data for f in found if isinstance(f, hyperframe.frame.DataFrame)) == raw.message(b"kept")
+
+
+def drain_behind(bench: Any, answer: Callable[[], None]) -> threading.Event:
+    """Answer, and drain at once, while the client reads nothing: that it waits. Set once the drain is done."""
+    order: list[str] = []
+    drained, later = threading.Event(), threading.Event()
+
+    def act() -> None:
+        answer()
+        bench.transport.drain(60.0, lambda: [order.append("drained"), drained.set()])
+        bench.transport.after(0.5, lambda: [order.append("later"), later.set()])
+
+    bench.do(act)
+    assert later.wait(30)
+    assert order == ["later"]
+    return drained
+
+
+def drains_after(bench: Any, client: Any, stream: int, answer: Callable[[], None]) -> bytes:
+    """Drain behind an answer for which the client has no room; the body that came once it had."""
+    drained = drain_behind(bench, answer)
+    for of in (0, stream):
+        client.socket.sendall(hyperframe.frame.WindowUpdateFrame(of, window_increment=2_000_000).serialize())
+    body = b"".join(frame.data for frame in frames(client) if isinstance(frame, hyperframe.frame.DataFrame))
+    assert drained.wait(30)
+    return body
+
+
+def test_a_drain_waits_for_an_answer_that_its_reader_has_no_room_for_yet(bench: Any, raw: Any) -> None:
+    client, large = raw.client(bench.listen()), bytes(1_000_000)
+    stream = client.request(body=raw.message(b"m"))
+    call = bench.wait(api.CALL)[0][1]
+    assert drains_after(bench, client, stream, lambda: bench.transport.reply(call, large)) == raw.message(large)
+
+
+@pytest.mark.needs("http2_plain")
+def test_a_drain_waits_for_a_plain_answer_that_its_reader_has_no_room_for_yet(bench: Any, raw: Any) -> None:
+    client, large = raw.client(bench.listen()), bytes(1_000_000)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "me")], end_stream=True)
+    client.flush()
+    call = bench.wait(api.HTTP)[0][1]
+    assert drains_after(bench, client, stream, lambda: bench.transport.respond(call, 200, [], large)) == large
+
+
+@pytest.mark.needs("http1")
+def test_a_drain_waits_for_an_http1_answer_that_its_reader_does_not_take_yet(bench: Any) -> None:
+    link, large = http.client.HTTPConnection("127.0.0.1", bench.listen(), timeout=30), bytes(64 * 1024 * 1024)
+    link.request("GET", "/")
+    call = bench.wait(api.HTTP)[0][1]
+    drained = drain_behind(bench, lambda: bench.transport.respond(call, 200, [], large))
+    assert link.getresponse().read() == large
+    assert drained.wait(30)
 
 
 def test_drain_is_done_at_once_without_calls_and_after_its_grace_with_them(bench: Any, channel: Any) -> None:

@@ -169,6 +169,18 @@ def test_a_stream_the_peer_did_not_process_is_refused(bench: Any, raw: Any, how:
     assert (status, refused) == (14, True), text
 
 
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_stream_that_was_lost_after_a_goaway_that_left_it_alone_may_have_been_processed(bench: Any, raw: Any, code: int) -> None:
+    def behaviour(state: Any, event: Any) -> bool:
+        if not isinstance(event, raw.events.DataReceived):
+            return False
+        state.close_connection(code, last_stream_id=event.stream_id)
+        return True  # and the connection ends
+
+    status, text, _, refused = closed(bench, begin(bench, raw.server(behaviour).target, "/test/Echo", b"m"))
+    assert (status, refused) == (14, False), text
+
+
 def test_after_a_graceful_goaway_the_stream_goes_on_and_new_ones_use_a_new_connection(bench: Any, raw: Any) -> None:
     def behaviour(state: Any, event: Any) -> None:
         if isinstance(event, raw.events.RequestReceived):

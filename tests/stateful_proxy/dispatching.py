@@ -55,7 +55,6 @@ class Surroundings:
         self.seals: list[tuple[str, int, int, int]] = []
         self.begun: list[tuple[bytes, bool, bool]] = []
         self.methods = {PATH: METHOD, STREAMED.path: STREAMED}
-        self.routes: list[Route] = []
         self.services = ["test.Counter"]
         self.shard_count, self.generation = SHARDS, 9
 
