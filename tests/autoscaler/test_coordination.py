@@ -21,6 +21,7 @@ from autoscaler.settings import effective
 from cloudstate_core.pb.cloudstate_knative.v1 import coordination_pb2 as pb
 from cloudstate_core.policy import parse_policy
 from cloudstate_core.shard_map import ShardMap
+from tests.autoscaler.cancelling import ends_all_the_same
 
 SERVICE, SHARDS = "ns/cart", 16
 JOIN, ROUTE = (f"/cloudstate_knative.v1.CoordinationService/{name}" for name in ("Join", "Route"))
@@ -399,12 +400,4 @@ async def test_a_cancellation_is_not_lost_when_something_happens_in_that_moment(
     """A term waits for its end: it must not last until the process is told to give up."""
     server = CoordinationServer(time.monotonic)
     running = asyncio.create_task(server.run())
-    for _ in range(100):
-        await asyncio.sleep(0)
-    server.touch(SERVICE)
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    running.cancel()
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert running.cancelled()
+    assert await ends_all_the_same(running, lambda: server.touch(SERVICE), turns)

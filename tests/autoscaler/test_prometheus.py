@@ -16,6 +16,7 @@ from autoscaler.prometheus import Queries, QueryError, Source, value_of
 from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.settings import effective
 from cloudstate_core.policy import parse_policy
+from tests.autoscaler.cancelling import ends_all_the_same
 
 LIMIT = 60.0
 
@@ -215,15 +216,7 @@ async def test_a_cancellation_is_not_lost_when_a_value_comes_in_that_moment(turn
     queries = Queries(lambda source, value: None, interval=1000.0)
     queries.follow([("Prometheus", "http://nowhere", "up")])
     (running,) = queries._following.values()
-    for _ in range(100):
-        await asyncio.sleep(0)
-    answer.set_result(1.0)
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    running.cancel()
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert running.cancelled()
+    assert await ends_all_the_same(running, lambda: answer.set_result(1.0), turns)
 
 
 class Answering:

@@ -14,6 +14,7 @@ from autoscaler.revision_scaler import RevisionScaler
 from autoscaler.scaling_loop import SILENCE, Pod, ScalingLoop
 from autoscaler.settings import ScaleSettings, effective
 from cloudstate_core.policy import parse_policy
+from tests.autoscaler.cancelling import ends_all_the_same
 
 PREFIX = "autoscaling.knative.dev/"
 ONE_EACH = {f"{PREFIX}window": "6s", f"{PREFIX}target": "1", f"{PREFIX}target-utilization-percentage": "100"}
@@ -256,15 +257,7 @@ async def test_a_cancellation_is_not_lost_when_something_wakes_the_loop_in_that_
     world = World(tick=1000.0)
     world.scaler.record(world.now, 1.0, 1.0)
     running = asyncio.create_task(world.loop.run())
-    for _ in range(100):
-        await asyncio.sleep(0)
-    world.loop.wake()
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    running.cancel()
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert running.cancelled()
+    assert await ends_all_the_same(running, world.loop.wake, turns)
 
 
 def test_activators_that_are_gone_are_not_remembered_at_rest() -> None:

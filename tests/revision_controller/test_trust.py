@@ -75,13 +75,10 @@ async def led(cluster: Cluster) -> AsyncIterator[Trust]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def lead_until_whole(cluster: Cluster) -> None:
+async def test_certificates_are_made_and_trusted() -> None:
+    cluster = Cluster()
     async with led(cluster):
         await cluster.until_whole()
-
-
-async def test_certificates_are_made_and_trusted() -> None:
-    await lead_until_whole(Cluster())
 
 
 class Meddling(Cluster):
