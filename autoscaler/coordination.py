@@ -199,7 +199,6 @@ class CoordinationServer:
             self._touched.clear()
             for name in names:
                 self._begin_step(name)
-            # not wait_for: before Python 3.12 it loses a cancellation that comes together with news
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_look):
                     await self._wake.wait()

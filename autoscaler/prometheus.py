@@ -99,7 +99,6 @@ class Queries:
     async def _take(self, source: Source, pending: Future[float]) -> str:
         """Pass the value on when it comes in time; '' then, else why not."""
         try:
-            # not wait_for: before Python 3.12 it loses a cancellation that comes together with the value
             async with asyncio.timeout(TIMEOUT):
                 value = await asyncio.shield(asyncio.wrap_future(pending))
         except TimeoutError:

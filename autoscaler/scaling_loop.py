@@ -163,7 +163,6 @@ class ScalingLoop:
     async def _pause(self) -> None:
         """Until the next tick, or until something happens; at rest, only the latter."""
         resting = self._scaler.resting
-        # not wait_for: before Python 3.12 it loses a cancellation that comes together with a poke
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if resting else self._tick):
                 await self._poke.wait()

@@ -130,7 +130,8 @@ class LocalInstallation:
         self._processes.journal = process
         assert process.stdout is not None
         try:
-            line = (await asyncio.wait_for(process.stdout.readline(), START_LIMIT)).decode().strip()
+            async with asyncio.timeout(START_LIMIT):
+                line = (await process.stdout.readline()).decode().strip()
         except TimeoutError:
             line = ""
         said, _, rest = line.partition(" ")
@@ -206,7 +207,8 @@ async def _ready(admin_port: int) -> bool:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", admin_port)
         writer.write(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        status = await asyncio.wait_for(reader.readline(), 2.0)
+        async with asyncio.timeout(2.0):
+            status = await reader.readline()
     except (OSError, TimeoutError):
         return False
     writer.close()

@@ -24,7 +24,8 @@ async def end(process: asyncio.subprocess.Process | None, limit: float = 10.0) -
         return
     send_signal(process, signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.wait(), limit)
+        async with asyncio.timeout(limit):
+            await process.wait()
     except TimeoutError:
         send_signal(process, signal.SIGKILL)
         await process.wait()

@@ -62,7 +62,6 @@ class WorkQueue:
                 return key
             self._changed.clear()
             wait = self._later[0][0] - self._clock() if self._later else None
-            # not wait_for: before Python 3.12 it loses a cancellation that comes together with news
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._changed.wait()

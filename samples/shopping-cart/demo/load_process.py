@@ -42,7 +42,8 @@ class LoadProcess:
         """Stop the workers; what was sent and answered."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return await asyncio.wait_for(self._ledger, 120)
+        async with asyncio.timeout(120):
+            return await self._ledger
 
     async def close(self) -> None:
         """End the child, whatever it is doing."""
